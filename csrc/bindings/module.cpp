@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <pybind11/pybind11.h>
+
+void define_gaussian(pybind11::module_& m);
+void define_random(pybind11::module_& m);
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "C++ core of jepa_edge. Use the Python classes in front of it.";
+  define_gaussian(m);
+  define_random(m);
+}

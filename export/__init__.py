@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bench side: a checkpoint becomes a bundle. Needs `pip install jepa-edge[export]`."""

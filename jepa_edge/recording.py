@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded runs on disk: one directory, one `.npz` file per episode, one `recording.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_edge.errors import InputError
+
+_INFO_NAME = "recording.json"
+
+
+class RecordingInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all episodes of a recording share.
+
+    rate_hz: model steps (action blocks) per second. color: channel order of the frames.
+    action_dim: numbers per action block, environment steps in the block times action size.
+    state_names: names of the columns of the optional ground-truth state.
+    """
+
+    rate_hz: float
+    color: str = "rgb"
+    action_dim: int
+    state_names: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """One run: T actions between T + 1 frames; action t acts between frames t and t + 1.
+
+    frames: (T + 1, H, W, 3) uint8. actions: (T, A) float32, raw units, blocks flattened.
+    stamps_s: (T + 1,) float64, seconds. state: (T + 1, S) float32 ground truth, or None.
+    """
+
+    name: str
+    frames: NDArray[np.uint8]
+    actions: NDArray[np.float32]
+    stamps_s: NDArray[np.float64]
+    state: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        steps = self.actions.shape[0]
+        expected = {
+            "frames": (self.frames, np.uint8, 4),
+            "actions": (self.actions, np.float32, 2),
+            "stamps_s": (self.stamps_s, np.float64, 1),
+        }
+        for name, (array, dtype, ndim) in expected.items():
+            if array.dtype != dtype or array.ndim != ndim:
+                raise InputError(
+                    f"episode {self.name}: {name} is {array.dtype} with shape {array.shape}, "
+                    f"expected {np.dtype(dtype)} with {ndim} dimensions; record it again"
+                )
+        if self.frames.shape[0] != steps + 1 or self.stamps_s.shape[0] != steps + 1:
+            raise InputError(
+                f"episode {self.name}: {steps} actions need {steps + 1} frames and stamps, got "
+                f"{self.frames.shape[0]} and {self.stamps_s.shape[0]}; action t lies between "
+                "frames t and t + 1"
+            )
+        if not np.isfinite(self.actions).all():
+            raise InputError(f"episode {self.name}: actions hold NaN or infinity; drop the episode")
+
+
+class Recording:
+    """Read access to a directory of recorded episodes. Episodes are loaded one at a time."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Raises InputError when path is no recording."""
+        self.path = Path(path)
+        info_path = self.path / _INFO_NAME
+        if not info_path.is_file():
+            raise InputError(
+                f"{self.path} is not a recording: it has no {_INFO_NAME}; "
+                "make one with `jepa-edge record`"
+            )
+        try:
+            self.info = msgspec.json.decode(info_path.read_bytes(), type=RecordingInfo)
+        except msgspec.DecodeError as error:
+            raise InputError(f"{info_path} does not fit the format: {error}") from error
+        self.files = sorted(self.path.glob("*.npz"))
+        if not self.files:
+            raise InputError(f"{self.path} holds no episodes (*.npz); record some first")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self.load(index) for index in range(len(self)))
+
+    def load(self, index: int) -> Episode:
+        """Read one episode. Raises InputError when its file is damaged or misshapen."""
+        file = self.files[index]
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                episode = Episode(
+                    name=file.stem,
+                    frames=arrays["frames"],
+                    actions=arrays["actions"],
+                    stamps_s=arrays["stamps_s"],
+                    state=arrays["state"] if "state" in arrays else None,
+                )
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"cannot read episode {file}: {error}; record it again") from error
+        if episode.actions.shape[1] != self.info.action_dim:
+            raise InputError(
+                f"episode {file}: {episode.actions.shape[1]} numbers per action, "
+                f"{_INFO_NAME} says {self.info.action_dim}"
+            )
+        return episode
+
+
+class RecordingWriter:
+    """Writes a recording beside its target and moves it in place when it is whole."""
+
+    def __init__(self, path: Path | str, info: RecordingInfo) -> None:
+        """Raises InputError when path exists: recordings are never overwritten."""
+        self.path = Path(path)
+        self.info = info
+        self._count = 0
+        if self.path.exists():
+            raise InputError(f"{self.path} exists already; remove it or choose another --out")
+
+    def __enter__(self) -> RecordingWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._staging = Path(
+            tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.resolve().parent)
+        )
+        return self
+
+    def add(self, episode: Episode) -> None:
+        """Append an episode; it is stored compressed under a running number."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            "frames": episode.frames,
+            "actions": episode.actions,
+            "stamps_s": episode.stamps_s,
+        }
+        if episode.state is not None:
+            arrays["state"] = episode.state
+        np.savez_compressed(self._staging / f"episode_{self._count:05d}.npz", **arrays)  # type: ignore[arg-type]
+        self._count += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None or self._count == 0:
+            shutil.rmtree(self._staging)
+            return
+        payload = json.dumps(msgspec.to_builtins(self.info), indent=2) + "\n"
+        (self._staging / _INFO_NAME).write_text(payload)
+        self._staging.chmod(0o755)
+        os.replace(self._staging, self.path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error the SDK raises on purpose. Each message says what came, what was expected, the fix."""
+"""Every error the SDK raises on purpose; a message says what came, what was expected, the fix."""
 
 
 class JepaEdgeError(Exception):

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.atomic import staged_directory
 from jepa_edge.errors import InputError
 
 _INFO_NAME = "recording.json"
@@ -110,7 +108,7 @@ class Recording:
                     frames=arrays["frames"],
                     actions=arrays["actions"],
                     stamps_s=arrays["stamps_s"],
-                    state=arrays["state"] if "state" in arrays else None,
+                    state=arrays.get("state"),
                 )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"cannot read episode {file}: {error}; record it again") from error
@@ -134,10 +132,8 @@ class RecordingWriter:
             raise InputError(f"{self.path} exists already; remove it or choose another --out")
 
     def __enter__(self) -> RecordingWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._staging = Path(
-            tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.resolve().parent)
-        )
+        self._stack = ExitStack()
+        self._staging = self._stack.enter_context(staged_directory(self.path))
         return self
 
     def add(self, episode: Episode) -> None:
@@ -158,10 +154,7 @@ class RecordingWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None or self._count == 0:
-            shutil.rmtree(self._staging)
-            return
-        payload = json.dumps(msgspec.to_builtins(self.info), indent=2) + "\n"
-        (self._staging / _INFO_NAME).write_text(payload)
-        self._staging.chmod(0o755)
-        os.replace(self._staging, self.path)
+        if kind is None:
+            payload = msgspec.json.format(msgspec.json.encode(self.info), indent=2)
+            (self._staging / _INFO_NAME).write_bytes(payload + b"\n")
+        self._stack.__exit__(kind, error, trace)

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inference backends. Each loads one graph file and runs it; the choice is made at load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Graph(Protocol):
+    """One loaded graph with a single output."""
+
+    def __call__(self, feeds: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        """Run the graph on named inputs and return its output."""
+
+
+class Backend(Protocol):
+    """Loads graphs."""
+
+    name: str
+
+    def load(self, path: Path) -> Graph:
+        """Load a graph file. Raises BundleError when the runtime refuses it."""

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle on disk: verified on opening, replaced as a whole on writing."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from jepa_edge.atomic import staged_directory
+from jepa_edge.errors import BundleError
+from jepa_edge.manifest import MANIFEST_NAME, Manifest, canonical_bytes, parse_manifest
+
+SUFFIX = ".jepa"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """An opened bundle whose files were all checked against their sha256."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str) -> Bundle:
+        """Read and verify a bundle.
+
+        Raises BundleError when it is missing, renamed, truncated, altered, or reaches outside.
+        """
+        path = Path(path)
+        check_name(path)
+        manifest_path = path / MANIFEST_NAME
+        if not manifest_path.is_file():
+            raise BundleError(
+                f"{path} is not a bundle: it has no {MANIFEST_NAME}; "
+                "make one with `jepa-edge export CHECKPOINT --out NAME.jepa`"
+            )
+        manifest = parse_manifest(manifest_path.read_bytes(), str(manifest_path))
+        for name, expected in manifest.files.items():
+            _verify(path, name, expected)
+        return cls(path=path, manifest=manifest)
+
+    def file(self, name: str) -> Path:
+        """Return the path of a listed file. Raises BundleError for any other name."""
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path} lists no file {name!r}; it was not exported with it")
+        return self.path / name
+
+
+def check_name(path: Path) -> None:
+    """Raise BundleError unless path ends in .jepa, so that nothing else is ever replaced."""
+    if path.suffix != SUFFIX:
+        raise BundleError(f"{path} is not named like a bundle; expected NAME{SUFFIX}")
+
+
+@contextmanager
+def staged_bundle(path: Path, *, base: Bundle | None = None) -> Iterator[Path]:
+    """Yield a directory to fill; `seal` it inside, and it replaces path when the block ends.
+
+    base: an opened bundle whose listed files are copied in first. On an error path is untouched.
+    """
+    check_name(path)
+    if path.exists() and not (path / MANIFEST_NAME).is_file():
+        raise BundleError(f"{path} exists and is not a bundle; remove it or choose another name")
+    with staged_directory(path) as staging:
+        if base is not None:
+            for name in base.manifest.files:
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(base.path / name, staging / name)
+        yield staging
+        if not (staging / MANIFEST_NAME).is_file():
+            raise BundleError(f"{path} was not sealed: no {MANIFEST_NAME} was written")
+
+
+def seal(staging: Path, manifest: Manifest) -> Manifest:
+    """Hash every file below staging into the manifest, write it, and return it."""
+    files = {
+        file.relative_to(staging).as_posix(): sha256_file(file)
+        for file in sorted(staging.rglob("*"))
+        if file.is_file() and file != staging / MANIFEST_NAME
+    }
+    manifest = msgspec.structs.replace(manifest, files=files)
+    payload = canonical_bytes(manifest)
+    (staging / MANIFEST_NAME).write_bytes(payload)
+    return parse_manifest(payload, MANIFEST_NAME)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _verify(root: Path, name: str, expected: str) -> None:
+    file = root / name
+    if not file.is_file():
+        raise BundleError(
+            f"{root} lacks {name!r}, which its manifest lists; it was renamed or removed: "
+            "copy the bundle again or export again"
+        )
+    if root.resolve() not in file.resolve().parents:
+        raise BundleError(f"{root}: {name!r} is a link that leaves the bundle; refused")
+    actual = sha256_file(file)
+    if actual != expected:
+        raise BundleError(
+            f"{root}: {name!r} is damaged (sha256 {actual[:12]}, the manifest says "
+            f"{expected[:12]}); copy the bundle again or export again"
+        )

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Confidence levels and the reasons behind them. Zero is never good."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Level(enum.IntEnum):
+    """How far to trust the model right now, in rising order of alarm but for UNKNOWN."""
+
+    UNKNOWN = 0
+    NOMINAL = 1
+    CAUTION = 2
+    REJECT = 3
+
+
+class Reason(enum.IntFlag):
+    """Why the level is not NOMINAL; bits may be combined. 0 means no reason."""
+
+    NON_FINITE = 1 << 0
+    STALE = 1 << 1
+    CLOCK_JUMP = 1 << 2
+    INPUT_MISMATCH = 1 << 3
+    OUT_OF_DISTRIBUTION = 1 << 4
+    INNOVATION = 1 << 5
+    PREDICTED_UNCERTAINTY = 1 << 6
+    UNCALIBRATED = 1 << 7
+    OVERLOAD = 1 << 8
+    WARMING_UP = 1 << 9
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the set bits, lower case, e.g. ["stale", "innovation"]."""
+        return [reason.name.lower() for reason in Reason if reason in self and reason.name]

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PushT as a robot: the real `gym-pusht` environment behind action blocks, frames and faults."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jepa_edge.errors import InputError, MissingDependencyError
+from jepa_edge.sim.faults import GLIDE_DAMPING, FaultKind, occlude
+
+ENV_RATE_HZ = 10.0
+"""Control rate of gym-pusht: environment steps per second."""
+
+WORKSPACE = 512.0
+"""Side of the square workspace, in the simulator's pixels."""
+
+STATE_NAMES = ("agent_x", "agent_y", "block_x", "block_y", "block_sin", "block_cos")
+"""Columns of the ground-truth state: positions in simulator pixels, the block's angle as a unit
+vector."""
+
+GOAL_BLOCK_POSE = (256.0, 256.0, math.pi / 4)
+"""Pose of the green goal T that the environment draws: x, y in pixels, angle in rad."""
+
+
+def goal_state(agent_x: float = 256.0, agent_y: float = 430.0) -> NDArray[np.float32]:
+    """Return the state (6,) float32 with the block on the goal and the agent at a given place."""
+    x, y, angle = GOAL_BLOCK_POSE
+    return np.array([agent_x, agent_y, x, y, math.sin(angle), math.cos(angle)], np.float32)
+
+
+def _make_env() -> tuple[Any, Any, Any]:
+    """Import gym-pusht and return (environment, cv2, pygame).
+
+    Raises MissingDependencyError when the extra is not installed.
+    """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        # pygame asks setuptools for pkg_resources, which warns on some versions of both.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import cv2
+            import pygame
+            from gym_pusht.envs.pusht import PushTEnv
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the PushT simulator needs gym-pusht ({error}); "
+            "install it with `pip install 'jepa-edge[sim]'`"
+        ) from error
+    # "state" observations cost nothing; frames are drawn once per block, in `_draw`.
+    return PushTEnv(obs_type="state", render_mode="rgb_array"), cv2, pygame
+
+
+class PushTSim:
+    """One simulated PushT robot that advances an action block at a time.
+
+    Frames are (size, size, 3) uint8 RGB, the 512-pixel picture averaged down (the environment's
+    own resize skips pixels, which hides motions under 8 pixels). Actions are (2 * block,) float32:
+    the absolute target position of the agent for every environment step of the block, x then y,
+    simulator pixels in [0, 512].
+
+    A fault acts from step `fault_start` on, counted since reset: camera faults change frame
+    `fault_start` and later ones, actuator and dynamics faults change what action `fault_start` and
+    later ones do. The commanded action is never altered: record that one.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        fault: FaultKind | None = None,
+        fault_start: int = 0,
+        size: int = 64,
+        block: int = 2,
+    ) -> None:
+        """Build the simulator and reset it with `seed`.
+
+        fault: what breaks at step fault_start, None for a healthy robot. size: side of the frames
+        in pixels. block: environment steps (0.1 s each) per action block.
+        Raises MissingDependencyError without the extra `sim`, InputError on a bad argument.
+        """
+        if size < 8 or block < 1 or fault_start < 0:
+            raise InputError(
+                f"PushTSim got size={size}, block={block}, fault_start={fault_start}; "
+                "size is at least 8 pixels, block at least 1, fault_start at least 0"
+            )
+        self.fault = fault
+        self.fault_start = fault_start
+        self.size = size
+        self.block = block
+        self.rate_hz = ENV_RATE_HZ / block
+        self.action_dim = 2 * block
+        self._env, self._cv2, self._pygame = _make_env()
+        self._step = 0
+        self._frame: NDArray[np.uint8] | None = None
+        self._held: NDArray[np.float64] | None = None
+        self.reset(seed)
+
+    @property
+    def steps(self) -> int:
+        """Action blocks since reset."""
+        return self._step
+
+    @property
+    def fault_active(self) -> bool:
+        """Whether the fault, if there is one, has begun."""
+        return self.fault is not None and self._step >= self.fault_start
+
+    @property
+    def state(self) -> NDArray[np.float32]:
+        """True state (6,) float32, columns as in STATE_NAMES; no fault touches it."""
+        agent, block = self._env.agent.position, self._env.block.position
+        angle = self._env.block.angle
+        return np.array(
+            [agent[0], agent[1], block[0], block[1], math.sin(angle), math.cos(angle)], np.float32
+        )
+
+    @property
+    def frame(self) -> NDArray[np.uint8]:
+        """What the camera shows now, (size, size, 3) uint8 RGB, with the camera's fault if any."""
+        if self._frame is None:
+            picture = self._draw()
+            if self.fault is FaultKind.OCCLUSION and self.fault_active:
+                picture = occlude(picture)
+            self._frame = picture
+        return self._frame.copy()
+
+    @property
+    def coverage(self) -> float:
+        """Share of the goal T that the block covers, 0 to 1; above 0.95 PushT counts as solved."""
+        return float(self._env._get_coverage())
+
+    @property
+    def block_distance(self) -> float:
+        """Distance of the block's position from the goal's, in simulator pixels."""
+        x, y = self._env.block.position
+        return math.hypot(x - GOAL_BLOCK_POSE[0], y - GOAL_BLOCK_POSE[1])
+
+    def reset(self, seed: int | None = None, state: ArrayLike | None = None) -> NDArray[np.uint8]:
+        """Start again at step 0, from a random state or a given one; return the first frame.
+
+        seed: fixes the random start; None draws the next one. state: as for set_state.
+        """
+        self._env.reset(seed=seed)
+        self.restart_clock()
+        if state is not None:
+            self.set_state(state)
+        return self.frame
+
+    def restart_clock(self) -> None:
+        """Count steps from 0 again without moving anything: the fault begins fault_start later."""
+        self._step = 0
+        self._frame = None
+        self._held = None
+
+    def set_state(self, state: ArrayLike) -> None:
+        """Put agent and block exactly at a state (6,), at rest. The step count stays.
+
+        Raises InputError when state is no finite vector of 6 numbers.
+        """
+        values = np.asarray(state, np.float64)
+        if values.shape != (6,) or not np.isfinite(values).all():
+            raise InputError(
+                f"PushT state has shape {values.shape}, expected 6 finite numbers: "
+                + ", ".join(STATE_NAMES)
+            )
+        agent, block = self._env.agent, self._env.block
+        # The environment's own reset sets the position first and then turns the block about its
+        # center of gravity, which moves the position again, and takes a physics step on top. Here
+        # the angle comes first and no time passes.
+        block.angle = math.atan2(values[4], values[5])
+        block.position = (values[2], values[3])
+        agent.position = (values[0], values[1])
+        for body in (agent, block):
+            body.velocity = (0.0, 0.0)
+            body.angular_velocity = 0.0
+            self._env.space.reindex_shapes_for_body(body)
+        self._frame = None
+
+    def step(self, action: ArrayLike, *, render: bool = True) -> NDArray[np.uint8]:
+        """Advance one action block and return the new frame.
+
+        action: (2 * block,) target positions in simulator pixels, clipped to [0, 512].
+        render: False skips drawing and returns the last drawn frame (for warming up).
+        Raises InputError when the action has the wrong shape or is not finite.
+        """
+        targets = np.asarray(action, np.float64)
+        if targets.shape != (self.action_dim,) or not np.isfinite(targets).all():
+            raise InputError(
+                f"PushT action has shape {targets.shape}, expected {self.action_dim} finite "
+                "numbers: target x, y in pixels for every environment step of the block"
+            )
+        targets = np.clip(targets, 0.0, WORKSPACE).reshape(self.block, 2)
+        previous = self._frame
+        active = self.fault_active
+        if self.fault is FaultKind.FRICTION and active:
+            self._env.space.damping = GLIDE_DAMPING
+        if self.fault is FaultKind.STUCK and active:
+            if self._held is None:
+                self._held = np.array(self._env.agent.position)
+                self._env.agent.velocity = (0.0, 0.0)
+            targets = np.broadcast_to(self._held, targets.shape)
+        for target in targets:
+            self._env.step(target)
+        self._step += 1
+        if not render:
+            return self._draw() if previous is None else previous.copy()
+        frozen = self.fault is FaultKind.FROZEN and self.fault_active
+        self._frame = previous if frozen else None
+        return self.frame
+
+    def _draw(self) -> NDArray[np.uint8]:
+        screen = self._env._draw()
+        picture = np.frombuffer(self._pygame.image.tobytes(screen, "RGB"), np.uint8)
+        side = int(WORKSPACE)
+        small = self._cv2.resize(
+            picture.reshape(side, side, 3),
+            (self.size, self.size),
+            interpolation=self._cv2.INTER_AREA,
+        )
+        return np.asarray(small, np.uint8)

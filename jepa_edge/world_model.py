@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle's model at run time: encode, predict, rollout. No torch, no families."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_edge.backends import Backend
+from jepa_edge.bundle import Bundle
+from jepa_edge.errors import BundleError, InputError
+from jepa_edge.golden import Golden
+from jepa_edge.manifest import Manifest
+from jepa_edge.metrics import sqnr_db
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+# The golden replay may fall this far below the ratio measured at export (other CPU, other kernels).
+_SQNR_MARGIN_DB = 6.0
+# Above this ratio float32 rounding alone explains any difference.
+_SQNR_CEILING_DB = 70.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenReplay:
+    """What replaying the golden inputs on this machine gave. Times are medians at batch 1."""
+
+    variant: str
+    encoder_sqnr_db: float
+    predictor_sqnr_db: float
+    encoder_ms: float
+    predictor_ms: float
+    passed: bool
+
+
+class WorldModel:
+    """One variant of a bundle, loaded and checked against the golden outputs."""
+
+    def __init__(self, bundle: Bundle, variant: str, backend: Backend) -> None:
+        """Raises BundleError when the bundle lacks the variant or the runtime refuses it."""
+        if variant not in bundle.manifest.variants:
+            raise BundleError(
+                f"{bundle.path} has no variant {variant!r}, it has "
+                f"{', '.join(bundle.manifest.variants)}; export with --precision {variant}"
+            )
+        spec = bundle.manifest.variants[variant]
+        self.bundle = bundle
+        self.variant = variant
+        self.backend = backend.name
+        self._encoder = backend.load(bundle.file(spec.encoder.file))
+        self._predictor = backend.load(bundle.file(spec.predictor.file))
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    @classmethod
+    def load(
+        cls, path: Path | str | Bundle, variant: str = AUTO, *, threads: int = 1
+    ) -> WorldModel:
+        """Open a bundle and load a variant that passes its golden replay.
+
+        variant: a name from the manifest, or "auto" for the fastest one on this machine that
+        passes. Raises BundleError when the bundle is damaged or nothing passes.
+        """
+        from jepa_edge.backends.onnxruntime import OnnxRuntimeBackend
+
+        bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        backend = OnnxRuntimeBackend(threads)
+        names = list(bundle.manifest.variants) if variant == AUTO else [variant]
+        models = [cls(bundle, name, backend) for name in names]
+        replays = [model.replay_golden() for model in models]
+        passing = [index for index, replay in enumerate(replays) if replay.passed]
+        if not passing:
+            told = ", ".join(
+                f"{r.variant} (encoder {r.encoder_sqnr_db:.1f} dB, "
+                f"predictor {r.predictor_sqnr_db:.1f} dB)"
+                for r in replays
+            )
+            raise BundleError(
+                f"{bundle.path}: no variant reproduces the golden outputs here: {told}; "
+                "export again on this kind of machine"
+            )
+        best = min(passing, key=lambda i: replays[i].encoder_ms + replays[i].predictor_ms)
+        chosen = replays[best]
+        logger.info(
+            "variant %s on %s: encode %.2f ms, predict %.2f ms, golden outputs pass (%s)",
+            chosen.variant,
+            backend.name,
+            chosen.encoder_ms,
+            chosen.predictor_ms,
+            "fastest of " + ", ".join(names) if len(names) > 1 else "as asked",
+        )
+        return models[best]
+
+    def encode(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode frames (B, H, W, 3) uint8 into latents (B, N, D) float32.
+
+        Raises InputError when the frames' shape or dtype is not the manifest's.
+        """
+        self.manifest.check_frames(frames)
+        return self._encoder({"frames": frames})
+
+    def predict(
+        self, history: NDArray[np.float32], actions: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Predict the next latent (B, N, D).
+
+        history (B, T, N, D), oldest first, T = manifest.history. actions (B, T, A) raw units:
+        actions[:, t] is taken at history[:, t]. Raises InputError on any other shape.
+        """
+        manifest = self.manifest
+        latent = (manifest.history, manifest.latent.tokens, manifest.latent.dim)
+        if history.ndim != 4 or history.shape[1:] != latent:
+            raise InputError(f"history has shape {history.shape}, expected (B, {latent})")
+        if actions.shape != (len(history), manifest.history, manifest.action.dim):
+            raise InputError(
+                f"actions have shape {actions.shape}, expected "
+                f"{(len(history), manifest.history, manifest.action.dim)}: (B, history, action dim)"
+            )
+        return self._predictor({"history": history, "actions": actions})
+
+    def rollout(
+        self, history: NDArray[np.float32], actions: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Roll the predictor forward on its own outputs: (B, H, N, D).
+
+        history (B, T, N, D); actions (B, T - 1 + H, A) raw units: the T - 1 actions taken between
+        the history's latents, then H future ones. Raises InputError on any other shape.
+        """
+        steps = self.manifest.history
+        horizon = actions.shape[1] - (steps - 1)
+        if horizon < 1:
+            raise InputError(
+                f"actions hold {actions.shape[1]} blocks, expected at least {steps}: "
+                f"{steps - 1} past and one or more future ones"
+            )
+        window = np.ascontiguousarray(history, dtype=np.float32)
+        predicted = []
+        for step in range(horizon):
+            latent = self.predict(window, np.ascontiguousarray(actions[:, step : step + steps]))
+            predicted.append(latent)
+            window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
+        return np.stack(predicted, axis=1)
+
+    def replay_golden(self, repeats: int = 5) -> GoldenReplay:
+        """Run the golden inputs and compare with the reference outputs.
+
+        Raises BundleError when the bundle has no golden data.
+        """
+        golden = Golden.read(self.bundle)
+        spec = self.manifest.variants[self.variant]
+        encoder_db = sqnr_db(golden.latents, self.encode(golden.frames))
+        predictor_db = sqnr_db(golden.predictions, self.predict(golden.history, golden.actions))
+        passed = all(
+            measured >= min(exported, _SQNR_CEILING_DB) - _SQNR_MARGIN_DB
+            for measured, exported in (
+                (encoder_db, spec.encoder.sqnr_db),
+                (predictor_db, spec.predictor.sqnr_db),
+            )
+        )
+        encode_ms, predict_ms = [], []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self.encode(golden.frames[:1])
+            middle = time.perf_counter()
+            self.predict(golden.history[:1], golden.actions[:1])
+            encode_ms.append(1e3 * (middle - start))
+            predict_ms.append(1e3 * (time.perf_counter() - middle))
+        return GoldenReplay(
+            variant=self.variant,
+            encoder_sqnr_db=encoder_db,
+            predictor_sqnr_db=predictor_db,
+            encoder_ms=float(np.median(encode_ms)),
+            predictor_ms=float(np.median(predict_ms)),
+            passed=passed,
+        )

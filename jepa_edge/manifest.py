@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from jepa_edge.errors import BundleError
+from jepa_edge.errors import BundleError, InputError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -27,7 +27,7 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all manifest records: immutable, by keyword, unknown keys refused."""
 
 
-class ObservationSpec(_Strict):
+class ObservationSpec(_Strict, frozen=True, kw_only=True):
     """What the camera must deliver: uint8 frames of shape (height, width, 3).
 
     mean, std: per channel, of pixels scaled to [0, 1]; they are applied inside the encoder graph.
@@ -42,7 +42,7 @@ class ObservationSpec(_Strict):
     rate_hz: Annotated[float, Meta(gt=0)]
 
 
-class ActionSpec(_Strict):
+class ActionSpec(_Strict, frozen=True, kw_only=True):
     """An action block: dim numbers = block environment steps x dim/block, flattened in time order.
 
     mean, std: of raw actions, length dim, applied inside the predictor graph. low, high: limits in
@@ -67,7 +67,7 @@ class ActionSpec(_Strict):
             raise ValueError(f"action.dim {self.dim} is not a multiple of the block {self.block}")
 
 
-class LatentSpec(_Strict):
+class LatentSpec(_Strict, frozen=True, kw_only=True):
     """A latent state is (tokens, dim) float32."""
 
     tokens: Positive
@@ -79,7 +79,7 @@ class LatentSpec(_Strict):
         return self.tokens * self.dim
 
 
-class TensorSpec(_Strict):
+class TensorSpec(_Strict, frozen=True, kw_only=True):
     """One graph input or output; -1 marks the dynamic batch."""
 
     name: str
@@ -87,7 +87,7 @@ class TensorSpec(_Strict):
     shape: tuple[int, ...]
 
 
-class GraphSpec(_Strict):
+class GraphSpec(_Strict, frozen=True, kw_only=True):
     """One ONNX file of a variant and what was measured when it was exported.
 
     sqnr_db and centered_cosine: against the float32 torch output on held-out recorded frames.
@@ -103,7 +103,7 @@ class GraphSpec(_Strict):
     latency_ms: float
 
 
-class VariantSpec(_Strict):
+class VariantSpec(_Strict, frozen=True, kw_only=True):
     """A precision of the model. realized: number of weighted operators per precision."""
 
     precision: str
@@ -112,7 +112,7 @@ class VariantSpec(_Strict):
     predictor: GraphSpec
 
 
-class Provenance(_Strict):
+class Provenance(_Strict, frozen=True, kw_only=True):
     """Where the bundle came from."""
 
     checkpoint: str
@@ -122,7 +122,7 @@ class Provenance(_Strict):
     tools: dict[str, str]
 
 
-class Manifest(_Strict):
+class Manifest(_Strict, frozen=True, kw_only=True):
     """All of manifest.json. files maps every other file of the bundle to its sha256."""
 
     schema_version: int = SCHEMA_VERSION
@@ -144,8 +144,6 @@ class Manifest(_Strict):
 
     def check_frames(self, frames: NDArray[np.generic]) -> None:
         """Raise InputError unless frames is (B, height, width, 3) uint8."""
-        from jepa_edge.errors import InputError
-
         expected = (self.observation.height, self.observation.width, 3)
         if frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[1:] == expected:
             return

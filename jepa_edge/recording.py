@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -51,7 +52,7 @@ class Episode:
 
     def __post_init__(self) -> None:
         steps = self.actions.shape[0]
-        expected = {
+        expected: dict[str, tuple[NDArray[Any], type, int]] = {
             "frames": (self.frames, np.uint8, 4),
             "actions": (self.actions, np.float32, 2),
             "stamps_s": (self.stamps_s, np.float64, 1),

@@ -4,13 +4,13 @@
 from jepa_edge.sim.faults import FaultKind
 from jepa_edge.sim.policy import ScriptedPolicy
 from jepa_edge.sim.pusht import PushTSim, goal_state
-from jepa_edge.sim.record import nominal_steps, record_pusht
+from jepa_edge.sim.record import record_pusht, warm_up
 
 __all__ = [
     "FaultKind",
     "PushTSim",
     "ScriptedPolicy",
     "goal_state",
-    "nominal_steps",
     "record_pusht",
+    "warm_up",
 ]

@@ -11,6 +11,8 @@ MARGIN = 25.0
 
 _LOW, _HIGH = MARGIN, 512.0 - MARGIN
 _BLOCK_LOW, _BLOCK_HIGH = 130.0, 382.0  # where pushes try to bring the block: clear of the walls
+_WANDER_LOW, _WANDER_HIGH = 50.0, 462.0
+_CLEARANCE = 70.0  # closer than this to the block's center of gravity, the agent may hit it
 _STEP_S = 0.1  # one environment step
 
 
@@ -70,24 +72,42 @@ class ScriptedPolicy:
         self._speed = rng.uniform(90.0, 360.0)
         kind = rng.random()
         if kind < 0.65:
-            goal = rng.uniform(_BLOCK_LOW, _BLOCK_HIGH, 2)
-            direction = goal - center
-            travel = float(np.linalg.norm(direction)) + 1e-9
-            direction /= travel
-            side = np.array([-direction[1], direction[0]])
-            start = center - direction * rng.uniform(70.0, 100.0) + side * rng.normal(0.0, 20.0)
-            end = center + direction * min(travel, 140.0) + side * rng.normal(0.0, 25.0)
-            waypoints = [start, end]
-            if np.linalg.norm(agent - center) < 45.0:  # in the middle of a push: keep at it
-                waypoints = [end]
+            waypoints = self._push(agent, center)
         elif kind < 0.85:
-            waypoints = [rng.uniform(_LOW, _HIGH, 2)]
+            waypoints = [rng.uniform(_WANDER_LOW, _WANDER_HIGH, 2)]
         else:
             self._speed = 1e6
             heading, length = rng.uniform(0.0, 2 * np.pi), rng.uniform(40.0, 160.0)
             jump = agent + length * np.array([np.cos(heading), np.sin(heading)])
             waypoints = [jump] * int(rng.integers(1, 5))
         self._waypoints = [np.clip(point, _LOW, _HIGH) for point in waypoints]
+
+    def _push(
+        self, agent: NDArray[np.float64], center: NDArray[np.float64]
+    ) -> list[NDArray[np.float64]]:
+        """Waypoints that bring the block from `center` towards a random place inside."""
+        rng = self._rng
+        goal = rng.uniform(_BLOCK_LOW, _BLOCK_HIGH, 2)
+        direction = goal - center
+        travel = float(np.linalg.norm(direction)) + 1e-9
+        direction /= travel
+        side = np.array([-direction[1], direction[0]])
+        start = center - direction * rng.uniform(75.0, 100.0) + side * rng.normal(0.0, 20.0)
+        # The agent touches the block about 40 pixels before its center.
+        end = center + direction * (min(travel, 180.0) - 40.0) + side * rng.normal(0.0, 15.0)
+        if _passes(agent, start, center):
+            around = side if (agent - center) @ side > 0 else -side
+            return [center + around * 110.0, start, end]
+        return [start, end]
+
+
+def _passes(
+    start: NDArray[np.float64], end: NDArray[np.float64], point: NDArray[np.float64]
+) -> bool:
+    """Whether the way from start to end comes closer than _CLEARANCE to a point."""
+    way = end - start
+    share = np.clip((point - start) @ way / (way @ way + 1e-9), 0.0, 1.0)
+    return bool(np.linalg.norm(start + share * way - point) < _CLEARANCE)
 
 
 def _block_center(state: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -183,11 +183,15 @@ class PushTSim:
             self._env.space.reindex_shapes_for_body(body)
         self._frame = None
 
-    def step(self, action: ArrayLike, *, render: bool = True) -> NDArray[np.uint8]:
-        """Advance one action block and return the new frame.
+    def step(self, action: ArrayLike) -> NDArray[np.uint8]:
+        """Advance one action block and return the new frame; arguments as for advance."""
+        self.advance(action)
+        return self.frame
+
+    def advance(self, action: ArrayLike) -> None:
+        """Advance one action block without drawing; `frame` draws when it is asked for.
 
         action: (2 * block,) target positions in simulator pixels, clipped to [0, 512].
-        render: False skips drawing and returns the last drawn frame (for warming up).
         Raises InputError when the action has the wrong shape or is not finite.
         """
         targets = np.asarray(action, np.float64)
@@ -197,11 +201,11 @@ class PushTSim:
                 "numbers: target x, y in pixels for every environment step of the block"
             )
         targets = np.clip(targets, 0.0, WORKSPACE).reshape(self.block, 2)
-        previous = self._frame
-        active = self.fault_active
-        if self.fault is FaultKind.FRICTION and active:
+        freezes = self.fault is FaultKind.FROZEN and self._step + 1 >= self.fault_start
+        last_frame = self.frame if freezes else None
+        if self.fault is FaultKind.FRICTION and self.fault_active:
             self._env.space.damping = GLIDE_DAMPING
-        if self.fault is FaultKind.STUCK and active:
+        if self.fault is FaultKind.STUCK and self.fault_active:
             if self._held is None:
                 self._held = np.array(self._env.agent.position)
                 self._env.agent.velocity = (0.0, 0.0)
@@ -209,11 +213,7 @@ class PushTSim:
         for target in targets:
             self._env.step(target)
         self._step += 1
-        if not render:
-            return self._draw() if previous is None else previous.copy()
-        frozen = self.fault is FaultKind.FROZEN and self.fault_active
-        self._frame = previous if frozen else None
-        return self.frame
+        self._frame = last_frame
 
     def _draw(self) -> NDArray[np.uint8]:
         screen = self._env._draw()

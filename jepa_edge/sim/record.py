@@ -17,7 +17,7 @@ from jepa_edge.sim.faults import FaultKind
 from jepa_edge.sim.policy import ScriptedPolicy
 from jepa_edge.sim.pusht import ENV_RATE_HZ, STATE_NAMES, PushTSim
 
-WARM_UP_STEPS = 12
+WARM_UP_STEPS = 60
 """Action blocks run before step 0, so that the first steps look like the later ones."""
 
 _TRIES = 20
@@ -78,23 +78,18 @@ def record_pusht(
                 _write(writer, pool.imap(make, range(episodes), chunksize=4), on_progress)
 
 
-def nominal_steps(
-    sim: PushTSim, rng: np.random.Generator, steps: int
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
-    """Warm a freshly reset simulator up, restart its clock, and yield (action, frame) per step.
+def warm_up(sim: PushTSim, rng: np.random.Generator) -> ScriptedPolicy:
+    """Run the policy for a while on a freshly reset simulator, healthy, and restart its clock.
 
-    The frame is the one after the action; `sim.frame` before the first step is frame 0.
-    rng: drives the policy.
+    rng: drives the policy. Returns the policy, to be asked for the actions from step 0 on.
     """
     policy = ScriptedPolicy(rng, block=sim.block)
     fault, sim.fault = sim.fault, None
     for _ in range(WARM_UP_STEPS):
-        sim.step(policy.act(sim.state), render=False)
+        sim.advance(policy.act(sim.state))
     sim.fault = fault
     sim.restart_clock()
-    for _ in range(steps):
-        action = policy.act(sim.state)
-        yield action, sim.step(action)
+    return policy
 
 
 def _write(
@@ -126,10 +121,12 @@ def _record_one(
         frames = np.empty((steps + 1, size, size, 3), np.uint8)
         states = np.empty((steps + 1, len(STATE_NAMES)), np.float32)
         actions = np.empty((steps, 2 * block), np.float32)
-        for step, (action, frame) in enumerate(nominal_steps(sim, rng, steps)):
-            if step == 0:
-                pass
-            actions[step], frames[step + 1], states[step + 1] = action, frame, sim.state
+        policy = warm_up(sim, rng)
+        frames[0], states[0] = sim.frame, sim.state
+        for step in range(steps):
+            actions[step] = policy.act(sim.state)
+            frames[step + 1] = sim.step(actions[step])
+            states[step + 1] = sim.state
         if _inside(states):
             break
     return Episode(

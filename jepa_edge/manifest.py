@@ -158,6 +158,11 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         )
 
 
+def calibration_name(variant: str) -> str:
+    """Return the path, inside the bundle, of a variant's calibration."""
+    return f"calibration/{variant}.json"
+
+
 def canonical_bytes(manifest: Manifest) -> bytes:
     """Return the one byte sequence that a valid manifest.json may have, digest filled in."""
     blank = msgspec.structs.replace(manifest, sha256="")

@@ -15,7 +15,7 @@ from jepa_edge.backends import Backend
 from jepa_edge.bundle import Bundle
 from jepa_edge.errors import BundleError, InputError
 from jepa_edge.golden import Golden
-from jepa_edge.manifest import Manifest
+from jepa_edge.manifest import Manifest, calibration_name
 from jepa_edge.metrics import sqnr_db
 
 logger = logging.getLogger(__name__)
@@ -63,18 +63,35 @@ class WorldModel:
 
     @classmethod
     def load(
-        cls, path: Path | str | Bundle, variant: str = AUTO, *, threads: int = 1
+        cls,
+        path: Path | str | Bundle,
+        variant: str = AUTO,
+        *,
+        threads: int = 1,
+        calibrated_only: bool = False,
     ) -> WorldModel:
         """Open a bundle and load a variant that passes its golden replay.
 
         variant: a name from the manifest, or "auto" for the fastest one on this machine that
-        passes. Raises BundleError when the bundle is damaged or nothing passes.
+        passes. calibrated_only: "auto" considers only variants that have a calibration.
+        Raises BundleError when the bundle is damaged or nothing passes.
         """
         from jepa_edge.backends.onnxruntime import OnnxRuntimeBackend
 
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
         backend = OnnxRuntimeBackend(threads)
-        names = list(bundle.manifest.variants) if variant == AUTO else [variant]
+        names = [variant]
+        if variant == AUTO:
+            names = [
+                name
+                for name in bundle.manifest.variants
+                if not calibrated_only or calibration_name(name) in bundle.manifest.files
+            ]
+            if not names:
+                raise BundleError(
+                    f"{bundle.path} has no calibrated variant; "
+                    "run `jepa-edge calibrate` on it first"
+                )
         models = [cls(bundle, name, backend) for name in names]
         replays = [model.replay_golden() for model in models]
         passing = [index for index, replay in enumerate(replays) if replay.passed]

@@ -322,15 +322,15 @@ class LeWM(nn.Module):
             the action taken at latent t. Returns (B, T, D): entry t is the latent after step t.
         Raises InputError when the window is longer than the history.
         """
-        B, T = latents.shape[:2]
-        if T > self.config.history:
+        window = latents.shape[1]
+        if window > self.config.history:
             raise InputError(
-                f"LeWM.predict: {T} latents, expected at most history = {self.config.history}; "
-                "pass the newest ones only"
+                f"LeWM.predict: {window} latents, expected at most history = "
+                f"{self.config.history}; pass the newest ones only"
             )
         hidden = self.predictor(latents, action_embeddings)
         predicted: Tensor = self.pred_proj(hidden.flatten(0, 1))
-        return predicted.unflatten(0, (B, T))
+        return predicted.reshape(-1, window, self.config.latent_dim)
 
     def rollout(self, history: Tensor, actions: Tensor) -> Tensor:
         """Predict H steps ahead, feeding each prediction back in.

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the small PushT world model that JEPA Edge ships, from the simulator to the weights.
+
+One command repeats everything, data included (about an hour on two CPU cores):
+
+    python examples/pusht/train.py --out examples/pusht/model
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from data import PIXEL_MEAN, PIXEL_STD, Runs, load_runs, normalize_frames, sample_windows
+from evaluate import HORIZONS, evaluate
+from jepa_edge.export.families.lewm import LeWM, LeWMConfig
+from losses import InverseDynamics, SIGReg, prediction_loss
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+log = logging.getLogger("pusht")
+
+MODEL = LeWMConfig(
+    image_size=64,
+    patch_size=8,
+    encoder_dim=96,
+    encoder_depth=4,
+    encoder_heads=3,
+    encoder_mlp_dim=384,
+    latent_dim=64,
+    projector_dim=512,
+    predictor_dim=128,
+    predictor_depth=4,
+    predictor_heads=4,
+    predictor_dim_head=32,
+    predictor_mlp_dim=512,
+    history=3,
+    action_dim=4,
+    action_smoothed_dim=4,
+    dropout=0.1,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything about a training run that is no model size. batch: windows of frames."""
+
+    steps: int = 4000
+    batch: int = 48
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.05
+    max_gradient_norm: float = 1.0
+    sigreg_weight: float = 0.03
+    inverse_dynamics_weight: float = 0.5
+    seed: int = 0
+
+
+def schedule(step: int, recipe: Recipe) -> float:
+    """Return the learning rate's factor: linear warm-up, then a cosine to zero."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    share = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def optimizer_groups(modules: list[torch.nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters into matrices, which decay, and vectors and positions, which don't."""
+    decay, keep = [], []
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            flat = parameter.ndim < 2 or "position" in name or "pos_embedding" in name
+            (keep if flat else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+
+
+def write_file(path: Path, payload: bytes) -> None:
+    """Replace a file in one move, so that a reader never meets half of it."""
+    staging = path.with_name(f".{path.name}.partial")
+    staging.write_bytes(payload)
+    os.replace(staging, path)
+
+
+def save_model(
+    out: Path, model: LeWM, metrics: dict[str, Any], mean: NDArray[Any], std: NDArray[Any]
+) -> None:
+    """Write model.safetensors, config.json and metrics.json into `out`."""
+    config = {
+        "family": "lewm",
+        "model": model.config.to_dict(),
+        "observation": {
+            "size": [model.config.image_size, model.config.image_size],
+            "color": "rgb",
+            "mean": list(PIXEL_MEAN),
+            "std": list(PIXEL_STD),
+            "rate_hz": 5.0,
+        },
+        "action": {
+            "dim": 2,
+            "block": 2,
+            "mean": [float(value) for value in mean],
+            "std": [float(value) for value in std],
+            "low": [0.0] * 4,
+            "high": [512.0] * 4,
+            "units": "simulator pixels, absolute target position of the agent",
+        },
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    write_file(out / "model.safetensors", save(state, metadata={"format": "pt"}))
+    for name, content in (("config.json", config), ("metrics.json", metrics)):
+        write_file(out / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def train(
+    out: Path, runs: Runs, val: Runs, probe: Runs, recipe: Recipe, *, eval_every: int
+) -> dict[str, Any]:
+    """Train from scratch, saving a usable model at every evaluation; return the last figures."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    flat_actions = runs.actions.reshape(-1, runs.actions.shape[-1])
+    mean, std = flat_actions.mean(0), flat_actions.std(0)
+
+    model = LeWM(MODEL)
+    inverse = InverseDynamics(latent_dim=MODEL.latent_dim, action_dim=MODEL.action_dim)
+    sigreg = SIGReg()
+    optimizer = torch.optim.AdamW(
+        optimizer_groups([model, inverse], recipe.weight_decay),
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, recipe))
+    parameters = [*model.parameters(), *inverse.parameters()]
+    length = MODEL.history + HORIZONS
+    figures: dict[str, Any] = {}
+    began = time.monotonic()
+    for step in range(1, recipe.steps + 1):
+        model.train()
+        frames, raw_actions = sample_windows(runs, rng, batch=recipe.batch, length=length)
+        actions = torch.from_numpy((raw_actions - mean) / std)
+        latents = model.encode(normalize_frames(frames.reshape(-1, *frames.shape[2:])))
+        spread = sigreg(latents)
+        latents = latents.unflatten(0, (recipe.batch, length))
+        one_step, multi_step = prediction_loss(model, latents, actions)
+        guess = inverse.loss(latents, actions)
+        loss = (
+            one_step
+            + multi_step
+            + recipe.sigreg_weight * spread
+            + recipe.inverse_dynamics_weight * guess
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
+        optimizer.step()
+        scheduler.step()
+        if step % 50 == 0:
+            log.info(
+                "step %d/%d  one-step %.4f  multi-step %.4f  sigreg %.3f  inverse %.4f  %.2f s/step",
+                step, recipe.steps, one_step, multi_step, spread, guess,
+                (time.monotonic() - began) / step,
+            )  # fmt: skip
+        if step % eval_every == 0 or step == recipe.steps:
+            figures = evaluate(model, val, probe, mean=mean, std=std)
+            figures["step"] = step
+            figures["minutes"] = round((time.monotonic() - began) / 60, 1)
+            figures["recipe"] = dataclasses.asdict(recipe)
+            save_model(out, model, figures, mean, std)
+            log.info(
+                "held out: ratio to copy %s  sensitivity %.2f  probe %s  dims %.1f  std %.2f",
+                [round(value, 3) for value in figures["ratio_to_copy"]],
+                figures["action_sensitivity"],
+                {name: round(value, 3) for name, value in figures["probe_r2"].items()},
+                figures["effective_dims"],
+                figures["latent_std"],
+            )
+    return figures
+
+
+def main() -> None:
+    """Parse the command line, record what is missing, train, save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the trained model")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/pusht"), help="recordings (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--eval-every", type=int, default=500, help="steps between checkpoints (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="torch threads (%(default)s)")
+    for field in dataclasses.fields(Recipe):
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=type(field.default),
+            default=field.default,
+            help="%(default)s",
+        )
+    options = vars(parser.parse_args())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options["threads"])
+    recipe = Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
+    splits = {name: load_runs(options["data"], name) for name in ("train", "val", "probe")}
+    log.info("training on %d episodes: %s", len(splits["train"].frames), recipe)
+    train(
+        options["out"],
+        splits["train"],
+        splits["val"],
+        splits["probe"],
+        recipe,
+        eval_every=options["eval_every"],
+    )
+
+
+if __name__ == "__main__":
+    main()

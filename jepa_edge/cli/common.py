@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the verbs share: progress bars, JSON output, missing extras."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from jepa_edge.errors import MissingDependencyError
+from jepa_edge.progress import Progress, silent
+
+BUNDLE = click.Path(path_type=Path)
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Yield a Progress that draws one bar per stage on stderr; silent without rich or a terminal.
+
+    Off a terminal every finished stage gets one line, so that logs stay readable.
+    """
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
+    except ImportError:
+        yield silent
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _log_stage
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, TimeElapsedColumn(), console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def _log_stage(stage: str, done: int, total: int) -> None:
+    if done >= total:
+        click.echo(f"{stage}: {done}/{total}", err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print any msgspec-encodable value as indented JSON on stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+@contextlib.contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turn a missing third-party package into one line that names the extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"this verb needs the package {error.name}; "
+            f"install it with `pip install 'jepa-edge[{extra}]'`"
+        ) from error

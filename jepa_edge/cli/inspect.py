@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`jepa-edge inspect`: verify a bundle and say what is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from jepa_edge.cli.common import BUNDLE, JSON_OPTION, print_json
+
+_EPILOG = """\b
+Example:
+  jepa-edge inspect pusht.jepa --replay
+"""
+
+
+@click.command("inspect", epilog=_EPILOG)
+@click.argument("bundle", type=BUNDLE)
+@click.option(
+    "--replay", is_flag=True, help="Also replay the golden inputs of every variant on this machine."
+)
+@JSON_OPTION
+def command(bundle: Path, replay: bool, as_json: bool) -> None:
+    """Verify the hashes of BUNDLE and show its model, variants and calibrations."""
+    from jepa_edge.backends.onnxruntime import OnnxRuntimeBackend
+    from jepa_edge.bundle import Bundle
+    from jepa_edge.manifest import calibration_name
+    from jepa_edge.world_model import WorldModel
+
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    replays = {}
+    if replay:
+        backend = OnnxRuntimeBackend()
+        for name in manifest.variants:
+            replays[name] = WorldModel(opened, name, backend).replay_golden()
+    if as_json:
+        print_json({"manifest": manifest, "replay": replays})
+        return
+    observation, action = manifest.observation, manifest.action
+    click.echo(f"{bundle}: {manifest.family}, all {len(manifest.files)} files verified")
+    click.echo(
+        f"  observation  {observation.height} x {observation.width} {observation.color} uint8 "
+        f"at {observation.rate_hz:g} Hz"
+    )
+    click.echo(f"  action       {action.dim} numbers per block of {action.block}, {action.units}")
+    click.echo(f"  latent       {manifest.latent.tokens} x {manifest.latent.dim}")
+    click.echo(f"  history      {manifest.history} frames")
+    for name, variant in manifest.variants.items():
+        calibrated = calibration_name(name) in manifest.files
+        size_mb = (variant.encoder.size_bytes + variant.predictor.size_bytes) / 1e6
+        line = f"  {name:<12} {size_mb:.2f} MB, {'' if calibrated else 'not '}calibrated"
+        if name in replays:
+            done = replays[name]
+            line += (
+                f", golden {'pass' if done.passed else 'FAIL'}: "
+                f"encode {done.encoder_ms:.2f} ms {done.encoder_sqnr_db:.1f} dB, "
+                f"predict {done.predictor_ms:.2f} ms {done.predictor_sqnr_db:.1f} dB"
+            )
+        click.echo(line)
+    provenance = msgspec.to_builtins(manifest.provenance)
+    click.echo(f"  made by      {provenance['command']} ({provenance['created_utc']})")

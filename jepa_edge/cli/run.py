@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`jepa-edge run`: stream frames through a bundle and publish flags."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from jepa_edge.cli.common import BUNDLE
+from jepa_edge.errors import CalibrationError
+
+_EPILOG = """\b
+Examples:
+  jepa-edge run pusht.jepa --source sim:pusht --fault friction@20
+  jepa-edge run pusht.jepa --source data/nominal --episode 3 --rate 0 --json
+  jepa-edge run pusht.jepa --source flight.mcap --image-topic /camera/image_raw --mcap flags.mcap
+
+\b
+Levels: UNKNOWN (0, never act on it), NOMINAL, CAUTION, REJECT. See docs/flags.md.
+Exit codes: 0 the source ended; 2 bad input, one line on stderr.
+"""
+
+
+@click.command("run", epilog=_EPILOG)
+@click.argument("bundle", type=BUNDLE)
+@click.option(
+    "--source",
+    required=True,
+    metavar="DIR|VIDEO|MCAP|sim:pusht",
+    help="Recording directory, video file, .mcap file or rosbag2 directory, or a simulator.",
+)
+@click.option(
+    "--variant", default="auto", show_default=True, help="Variant to run; auto takes the fastest."
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0.0),
+    help="Frames per second of playback, 0 for as fast as it goes.  [default: the model's rate]",
+)
+@click.option("--uncalibrated", is_flag=True, help="Run without calibration; flags stay UNKNOWN.")
+@click.option("--horizon", default=5, show_default=True, help="Steps predicted ahead.")
+@click.option("--samples", default=32, show_default=True, help="Futures sampled per frame.")
+@click.option("--seed", default=0, show_default=True, help="Seed of samples and simulator.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one per frame.")
+@click.option("--jsonl", type=BUNDLE, help="Also write JSON lines to this file.")
+@click.option("--mcap", type=BUNDLE, help="Also write frames, actions and flags to this MCAP file.")
+@click.option("--episode", default=0, show_default=True, help="Recording: which episode.")
+@click.option("--steps", default=60, show_default=True, help="Simulator: action blocks to run.")
+@click.option("--fault", metavar="KIND@STEP", help="Simulator: occlusion, frozen, stuck, friction.")
+@click.option("--actions", type=BUNDLE, help="Video: .npy file (T, A) of the commanded actions.")
+@click.option("--resize", is_flag=True, help="Video: scale frames to the model's size.")
+@click.option("--image-topic", help="MCAP: image topic, if there are several.")
+@click.option("--action-topic", help="MCAP: action topic, if there are several.")
+def command(
+    bundle: Path,
+    source: str,
+    variant: str,
+    rate: float | None,
+    uncalibrated: bool,
+    horizon: int,
+    samples: int,
+    seed: int,
+    as_json: bool,
+    jsonl: Path | None,
+    mcap: Path | None,
+    episode: int,
+    steps: int,
+    fault: str | None,
+    actions: Path | None,
+    resize: bool,
+    image_topic: str | None,
+    action_topic: str | None,
+) -> None:
+    """Stream SOURCE through BUNDLE: encode, predict, compare, flag."""
+    from jepa_edge.monitor import Monitor
+    from jepa_edge.session import Session, SessionConfig
+    from jepa_edge.sinks import Sink
+    from jepa_edge.sinks.jsonl import JsonLinesSink
+    from jepa_edge.sources import SourceOptions, open_source
+    from jepa_edge.world_model import WorldModel
+
+    model = WorldModel.load(bundle, variant, calibrated_only=not uncalibrated)
+    try:
+        monitor = None if uncalibrated else Monitor.load(model)
+    except CalibrationError as error:
+        raise CalibrationError(f"{error}; or pass --uncalibrated") from error
+    stream = open_source(
+        source,
+        model.manifest,
+        SourceOptions(
+            episode=episode,
+            actions=actions,
+            resize=resize,
+            image_topic=image_topic,
+            action_topic=action_topic,
+            fault=fault,
+            steps=steps,
+            seed=seed,
+        ),
+    )
+    config = SessionConfig(horizon=horizon, samples=samples, seed=seed)
+    session = Session(model, monitor, config)
+    period_s = 1.0 / (model.manifest.observation.rate_hz if rate is None else rate or float("inf"))
+    with contextlib.ExitStack() as stack:
+        sinks: list[Sink] = []
+        if as_json:
+            sinks.append(JsonLinesSink(sys.stdout.buffer))
+        else:
+            sinks.append(_terminal(f"{bundle.name} ({model.variant}) on {source}"))
+        if jsonl is not None:
+            sinks.append(JsonLinesSink(stack.enter_context(jsonl.open("wb"))))
+        if mcap is not None:
+            from jepa_edge.sinks.mcap import McapSink
+
+            sinks.append(McapSink(mcap, color=model.manifest.observation.color))
+        for sink in sinks:
+            stack.enter_context(sink)
+        due_s = time.monotonic()
+        for observation in stream:
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            due_s += period_s
+            update = session.step(observation)
+            for sink in sinks:
+                sink.write(observation, update)
+
+
+def _terminal(title: str):  # type: ignore[no-untyped-def]
+    from jepa_edge.sinks.terminal import LiveTableSink, PlainSink
+
+    if sys.stdout.isatty():
+        with contextlib.suppress(ImportError):
+            return LiveTableSink(title)
+    return PlainSink()

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The latent variable of a deterministic world model: how its next latent scatters, and by how much
+its small correction heads disagree.
+
+Aleatoric: the innovation of the h-step prediction is N(0, Sigma), Sigma = diag(variance) + F F^T,
+given by a head on (latent, predicted latent, action, step). Epistemic: the disagreement of K heads
+that each predict the mean of the innovation from their own bootstrap sample of the episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_edge import _core
+from jepa_edge.errors import InputError
+from jepa_edge.mlp import MLP
+
+_LOG_LIMIT = 3.0
+"""The head may move a log variance this far from its average over the fitting data."""
+
+
+class Predictor(Protocol):
+    """What a latent variable needs of a model; `WorldModel` has it."""
+
+    def predict(
+        self, history: NDArray[np.float32], actions: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Predict (B, N, D) from history (B, T, N, D) and actions (B, T, A)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transitions:
+    """B predictions whose scatter is asked for.
+
+    previous: (B, N, D) float32, the latent that the last prediction step started from.
+    predicted: (B, N, D) float32. action: (B, A) float32, raw units, of that last step.
+    step: (B,) int, how many steps the prediction rolled since the last observed latent, from 1.
+    """
+
+    previous: NDArray[np.float32]
+    predicted: NDArray[np.float32]
+    action: NDArray[np.float32]
+    step: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Futures:
+    """S sampled futures of one history.
+
+    latents: (S, H, N, D) float32. mean: (H, N, D) float32, the model's own prediction, z = 0.
+    aleatoric: (H,) float32, variance over the samples. epistemic: (H,) float32, variance over the
+    mean heads. Both are averages over the N x D numbers of a latent, in squared latent units; by
+    the law of total variance their sum is the variance of the latent to come.
+    """
+
+    latents: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    aleatoric: NDArray[np.float32]
+    epistemic: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentVariable:
+    """A fitted latent variable; `jepa-edge calibrate` makes it.
+
+    base: (H, D) float32, root mean square of the innovation per step and channel, latent units.
+    factor: (D, R) float32, directions of the common scatter, in units of base.
+    scale_head: outputs (B, D + R), log variances relative to base. mean_heads: outputs (K, B, D),
+    the innovation's mean in units of base. gain: (H,) float32, amplitude of the noise that is
+    added at each step of a sampled rollout, so that its spread grows as the realized error does.
+    """
+
+    base: NDArray[np.float32]
+    factor: NDArray[np.float32]
+    scale_head: MLP
+    mean_heads: MLP
+    gain: NDArray[np.float32]
+
+    @property
+    def horizon(self) -> int:
+        """H, the longest prediction that was fitted; longer ones use its scatter."""
+        return len(self.base)
+
+    @property
+    def rank(self) -> int:
+        """R, columns of the low-rank part of the covariance."""
+        return self.factor.shape[1]
+
+    def features(self, transitions: Transitions) -> NDArray[np.float32]:
+        """Return the heads' inputs (B * N, 2 D + A + H): one row per token.
+
+        Latent before, predicted change, action, step (one-hot).
+        """
+        tokens = transitions.predicted.shape[1]
+        rows = [_rows(transitions.previous), _rows(transitions.predicted - transitions.previous)]
+        rows.append(np.repeat(transitions.action, tokens, axis=0))
+        one_hot = np.eye(self.horizon, dtype=np.float32)[self._index(transitions.step)]
+        rows.append(np.repeat(one_hot, tokens, axis=0))
+        return np.concatenate(rows, axis=1)
+
+    def gaussian(self, transitions: Transitions) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the covariance per token: variance (B * N, D), factor (B * N, D, R)."""
+        dim = self.factor.shape[0]
+        out = bounded(self.scale_head(self.features(transitions)))
+        base = np.repeat(
+            self.base[self._index(transitions.step)], transitions.predicted.shape[1], axis=0
+        )
+        variance = base**2 * np.exp(out[:, :dim])
+        factor = base[:, :, None] * self.factor * np.exp(0.5 * out[:, None, dim:])
+        return variance, factor
+
+    def energy(
+        self, transitions: Transitions, observed: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Innovation energy r^T Sigma^-1 r / D, averaged over tokens: (B,), about 1 if nominal.
+
+        observed: (B, N, D) float32, r = observed - predicted.
+        Source: normalized innovation squared, Bar-Shalom et al. 2001, section 5.4.
+        """
+        batch, tokens = observed.shape[:2]
+        variance, factor = self.gaussian(transitions)
+        residual = _rows(observed - transitions.predicted)
+        energy = _core.innovation_energy(
+            np.ascontiguousarray(variance), np.ascontiguousarray(factor), residual
+        )
+        return np.asarray(energy.reshape(batch, tokens).mean(axis=1), np.float32)
+
+    def spread(self, transitions: Transitions) -> NDArray[np.float32]:
+        """Mean predicted variance per latent number, trace(Sigma) / D: (B,) float32."""
+        variance, factor = self.gaussian(transitions)
+        total = variance + np.sum(factor**2, axis=2)
+        return np.asarray(total.reshape(len(transitions.step), -1).mean(axis=1), np.float32)
+
+    def disagreement(self, transitions: Transitions) -> NDArray[np.float32]:
+        """Mean variance of the mean heads per latent number: (B,) float32, epistemic."""
+        base = np.repeat(
+            self.base[self._index(transitions.step)], transitions.predicted.shape[1], axis=0
+        )
+        means = self.mean_heads(self.features(transitions)) * base
+        variance = means.var(axis=0)
+        return np.asarray(variance.reshape(len(transitions.step), -1).mean(axis=1), np.float32)
+
+    def rollout(
+        self,
+        model: Predictor,
+        history: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        samples: int,
+        seed: int = 0,
+    ) -> Futures:
+        """Sample futures of one history with common random numbers.
+
+        history: (T, N, D) float32. actions: (T - 1 + H, A) float32, raw units: the T - 1 actions
+        between the history's latents, then H future ones. samples: S, at least 2. seed: the same
+        seed gives the same z whatever the history and actions are.
+        Raises InputError on any other shape or fewer than 2 samples.
+        """
+        latents, mean, epistemic = self.rollouts(model, history[None], actions[None], samples, seed)
+        return Futures(
+            latents=latents[0],
+            mean=mean[0],
+            aleatoric=latents[0].var(axis=0, ddof=1).mean(axis=(1, 2)),
+            epistemic=epistemic[0],
+        )
+
+    def rollouts(
+        self,
+        model: Predictor,
+        history: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        samples: int,
+        seed: int = 0,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Sample futures of B histories; every history gets the same z.
+
+        history: (B, T, N, D) float32. actions: (B, T - 1 + H, A) float32, raw units.
+        Returns latents (B, S, H, N, D), mean (B, H, N, D) and epistemic (B, H), all float32.
+        Raises InputError as `rollout` does.
+        """
+        batch, steps, tokens, dim = history.shape
+        horizon = actions.shape[1] - (steps - 1)
+        if samples < 2 or horizon < 1 or len(actions) != batch:
+            raise InputError(
+                f"got {samples} samples and actions {actions.shape} for histories {history.shape}; "
+                "expected 2 or more samples and T - 1 past actions plus one or more future ones"
+            )
+        # Row 0 of each history is its noise-free prediction, so that a step is one predictor call.
+        rows = samples + 1
+        window = np.repeat(history.astype(np.float32), rows, axis=0)
+        commanded = np.repeat(actions.astype(np.float32), rows, axis=0)
+        latents = np.empty((batch, rows, horizon, tokens, dim), np.float32)
+        epistemic = np.empty((batch, horizon), np.float32)
+        for index in range(horizon):
+            taken = np.ascontiguousarray(commanded[:, index : index + steps])
+            predicted = model.predict(window, taken)
+            transitions = Transitions(
+                previous=window[:, -1],
+                predicted=predicted,
+                action=taken[:, -1],
+                step=np.ones(batch * rows, np.int64),
+            )
+            noise = self._noise(transitions, samples, seed, stream=index)
+            noise *= self.gain[min(index, self.horizon - 1)]
+            latent = predicted + noise
+            epistemic[:, index] = self.disagreement(
+                Transitions(
+                    previous=window[::rows, -1],
+                    predicted=predicted[::rows],
+                    action=taken[::rows, -1],
+                    step=np.full(batch, index + 1, np.int64),
+                )
+            )
+            latents[:, :, index] = latent.reshape(batch, rows, tokens, dim)
+            window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
+        return latents[:, 1:], latents[:, 0], epistemic
+
+    def _noise(
+        self, transitions: Transitions, samples: int, seed: int, stream: int
+    ) -> NDArray[np.float32]:
+        """L z for every row (B, N, D); zero in the first of each samples + 1 rows."""
+        rows, tokens, dim = transitions.predicted.shape
+        per_token = dim + self.rank
+        z = np.zeros((samples + 1, tokens * per_token), np.float32)
+        drawn = _core.standard_normal(seed, stream, samples * tokens * per_token)
+        z[1:] = drawn.reshape(samples, -1)
+        tiled = np.tile(z.reshape(-1, per_token), (rows // (samples + 1), 1))
+        variance, factor = self.gaussian(transitions)
+        noise = _core.sample(np.ascontiguousarray(variance), np.ascontiguousarray(factor), tiled)
+        return np.asarray(noise, np.float32).reshape(rows, tokens, dim)
+
+    def _index(self, step: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.minimum(step, self.horizon) - 1
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Name every array for storage."""
+        return {
+            "base": self.base,
+            "factor": self.factor,
+            "gain": self.gain,
+            **self.scale_head.to_arrays("scale_head"),
+            **self.mean_heads.to_arrays("mean_heads"),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> LatentVariable:
+        """Read back what `to_arrays` named. Raises KeyError when an array is missing."""
+        return cls(
+            base=arrays["base"],
+            factor=arrays["factor"],
+            gain=arrays["gain"],
+            scale_head=MLP.from_arrays(arrays, "scale_head"),
+            mean_heads=MLP.from_arrays(arrays, "mean_heads"),
+        )
+
+
+def bounded(log_variance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Keep a log variance within +-3 of its average, smoothly: 3 tanh(x / 3)."""
+    return np.asarray(_LOG_LIMIT * np.tanh(log_variance / _LOG_LIMIT), np.float32)
+
+
+def _rows(latents: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Flatten (B, N, D) to (B * N, D)."""
+    return np.ascontiguousarray(latents.reshape(-1, latents.shape[-1]), dtype=np.float32)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images, actions, embeddings and flags as ROS 2 messages in one MCAP file.
+
+The file opens in Foxglove and `ros2 bag`, and is itself a source: `jepa-edge run --source`.
+Needs the extra `mcap`; needs no ROS.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from jepa_edge.errors import InputError
+from jepa_edge.ros_types import ACTION, CONFIDENCE_FLAG, IMAGE, STATE_EMBEDDING, typestore
+from jepa_edge.session import Flag, Observation, Update
+
+IMAGE_TOPIC = "/camera/image_raw"
+ACTION_TOPIC = "/jepa/action"
+EMBEDDING_TOPIC = "/jepa/embedding"
+FLAG_TOPIC = "/jepa/flag"
+_FAMILIARITY = "familiarity"
+
+
+class McapSink:
+    """Writes a session into one MCAP file, which appears when the session ends."""
+
+    def __init__(self, path: Path, *, color: str, frame_id: str = "camera") -> None:
+        """color: channel order of the frames, "rgb" or "bgr".
+
+        Raises InputError when the file exists, MissingDependencyError without rosbags.
+        """
+        if path.exists():
+            raise InputError(f"{path} exists already; remove it or choose another --mcap")
+        self._path = path
+        self._encoding = color + "8"
+        self._frame_id = frame_id
+        self._store = typestore()
+
+    def __enter__(self) -> McapSink:
+        from rosbags.rosbag2 import StoragePlugin, Writer
+
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._staging = Path(tempfile.mkdtemp(prefix=".mcap.", dir=self._path.resolve().parent))
+        self._writer = Writer(self._staging / "bag", version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer.open()
+        self._connections = {
+            topic: self._writer.add_connection(topic, kind, typestore=self._store)
+            for topic, kind in (
+                (ACTION_TOPIC, ACTION),
+                (IMAGE_TOPIC, IMAGE),
+                (EMBEDDING_TOPIC, STATE_EMBEDDING),
+                (FLAG_TOPIC, CONFIDENCE_FLAG),
+            )
+        }
+        return self
+
+    def write(self, observation: Observation, update: Update) -> None:
+        """Append the frame, the action that led to it, the embedding and the flag."""
+        types = self._store.types
+        stamp_ns = round(observation.stamp_s * 1e9)
+        header = self._header(stamp_ns)
+        if observation.action is not None:
+            layout = types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
+            data = np.asarray(observation.action, np.float32)
+            self._put(ACTION_TOPIC, stamp_ns, types[ACTION](layout=layout, data=data))
+        frame = np.ascontiguousarray(observation.frame, dtype=np.uint8)
+        image = types[IMAGE](
+            header=header,
+            height=frame.shape[0],
+            width=frame.shape[1],
+            encoding=self._encoding,
+            is_bigendian=0,
+            step=frame.shape[1] * 3,
+            data=frame.reshape(-1),
+        )
+        self._put(IMAGE_TOPIC, stamp_ns, image)
+        flag = self._flag(update.flag)
+        if update.embedding is not None:
+            embedding = types[STATE_EMBEDDING](
+                header=header,
+                tokens=update.embedding.shape[0],
+                dim=update.embedding.shape[1],
+                latent=update.embedding.reshape(-1),
+                flag=flag,
+            )
+            self._put(EMBEDDING_TOPIC, stamp_ns, embedding)
+        self._put(FLAG_TOPIC, stamp_ns, flag)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._writer.close()
+            if kind is None:
+                os.replace(next((self._staging / "bag").glob("*.mcap")), self._path)
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _put(self, topic: str, stamp_ns: int, message: Any) -> None:
+        connection = self._connections[topic]
+        payload = self._store.serialize_cdr(message, connection.msgtype)
+        self._writer.write(connection, stamp_ns, payload)
+
+    def _header(self, stamp_ns: int) -> Any:
+        types = self._store.types
+        stamp = types["builtin_interfaces/msg/Time"](
+            sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9
+        )
+        return types["std_msgs/msg/Header"](stamp=stamp, frame_id=self._frame_id)
+
+    def _duration(self, seconds: float) -> Any:
+        total_ns = round(seconds * 1e9)
+        return self._store.types["builtin_interfaces/msg/Duration"](
+            sec=total_ns // 10**9, nanosec=total_ns % 10**9
+        )
+
+    def _flag(self, flag: Flag) -> Any:
+        others = [score for name, score in flag.channels.items() if name != _FAMILIARITY]
+        return self._store.types[CONFIDENCE_FLAG](
+            header=self._header(round(flag.stamp_s * 1e9)),
+            seq=flag.seq,
+            level=int(flag.level),
+            reasons=flag.reason_bits,
+            confidence=flag.confidence,
+            score=flag.score,
+            caution_threshold=flag.caution_threshold,
+            reject_threshold=flag.reject_threshold,
+            ood_score=flag.channels.get(_FAMILIARITY, math.nan),
+            innovation=max(others, default=math.nan),
+            input_age=self._duration(flag.input_age_s),
+            latency=self._duration(flag.latency_s),
+            valid_for=self._duration(flag.valid_for_s),
+        )

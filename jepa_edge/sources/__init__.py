@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where frames come from: recordings, videos, MCAP bags, simulators. All yield Observations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from jepa_edge.errors import InputError
+from jepa_edge.manifest import Manifest
+from jepa_edge.session import Observation
+
+SIM_PREFIX = "sim:"
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
+
+
+class Source(Protocol):
+    """A finite stream of observations at the model's rate."""
+
+    def __iter__(self) -> Iterator[Observation]:
+        """Yield observations in time order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """What single kinds of source can be told; the others leave it.
+
+    episode: which episode of a recording. actions: `.npy` file (T, A) beside a video.
+    resize: scale video frames to the model's size. image_topic, action_topic: topics of a bag,
+    None for the only one of its kind. fault: "KIND@STEP" for a simulator. steps, seed: length and
+    start of a simulated run.
+    """
+
+    episode: int = 0
+    actions: Path | None = None
+    resize: bool = False
+    image_topic: str | None = None
+    action_topic: str | None = None
+    fault: str | None = None
+    steps: int = 60
+    seed: int = 0
+
+
+def open_source(spec: str, manifest: Manifest, options: SourceOptions) -> Source:
+    """Return the source that spec names, checked against the model.
+
+    spec: a recording's directory, a video file, an MCAP file or rosbag2 directory, or "sim:pusht".
+    Raises InputError when spec is none of these or does not fit the model.
+    """
+    path = Path(spec)
+    if spec.startswith(SIM_PREFIX):
+        from jepa_edge.sources.simulation import SimulationSource
+
+        return SimulationSource(
+            spec.removeprefix(SIM_PREFIX),
+            manifest,
+            steps=options.steps,
+            seed=options.seed,
+            fault=options.fault,
+        )
+    if options.fault is not None:
+        raise InputError(f"--fault needs a simulator such as {SIM_PREFIX}pusht, got {spec}")
+    if path.suffix == ".mcap" or (path / "metadata.yaml").is_file():
+        from jepa_edge.sources.bag import BagSource
+
+        return BagSource(
+            path,
+            manifest,
+            image_topic=options.image_topic,
+            action_topic=options.action_topic,
+        )
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        from jepa_edge.sources.video import VideoSource
+
+        return VideoSource(path, manifest, resize=options.resize, actions=options.actions)
+    if path.is_dir():
+        from jepa_edge.sources.recorded import RecordedSource
+
+        return RecordedSource(path, manifest, options.episode)
+    raise InputError(
+        f"source {spec!r} is not known; expected a recording directory, a video "
+        f"({', '.join(VIDEO_SUFFIXES)}), an .mcap file, a rosbag2 directory or sim:pusht"
+    )

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A video file, sampled at the model's rate. Needs the extra `video` (PyAV)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_edge.errors import InputError, MissingDependencyError
+from jepa_edge.manifest import Manifest
+from jepa_edge.session import Observation
+
+
+class VideoSource:
+    """Decodes a video and keeps one frame per model step.
+
+    Without actions nothing can be compared: embeddings come out, flags stay UNKNOWN.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, *, resize: bool, actions: Path | None
+    ) -> None:
+        """Raises InputError when the file is no video, or its size or actions do not fit."""
+        try:
+            import av
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"reading {path} needs PyAV; install it with `pip install 'jepa-edge[video]'`"
+            ) from error
+        self._path = path
+        self._manifest = manifest
+        self._av = av
+        try:
+            with av.open(str(path)) as container:
+                stream = container.streams.video[0]
+                size = (stream.height, stream.width)
+        except (OSError, IndexError) as error:  # PyAV's errors derive from OSError
+            raise InputError(f"{path} is not a readable video: {error}") from error
+        expected = (manifest.observation.height, manifest.observation.width)
+        if size != expected and not resize:
+            raise InputError(
+                f"{path} has {size[0]} x {size[1]} frames, the model expects "
+                f"{expected[0]} x {expected[1]}; pass --resize to scale them"
+            )
+        self._actions = None if actions is None else _read_actions(actions, manifest)
+
+    def __iter__(self) -> Iterator[Observation]:
+        spec = self._manifest.observation
+        period_s = 1.0 / spec.rate_hz
+        step = 0
+        with self._av.open(str(self._path)) as container:
+            for frame in container.decode(video=0):
+                if frame.time is None or frame.time + 1e-6 < step * period_s:
+                    continue
+                action = None
+                if step and self._actions is not None:
+                    if step > len(self._actions):
+                        return
+                    action = self._actions[step - 1]
+                pixels = frame.to_ndarray(width=spec.width, height=spec.height, format="rgb24")
+                yield Observation(stamp_s=step * period_s, frame=pixels, action=action)
+                step += 1
+
+
+def _read_actions(path: Path, manifest: Manifest) -> NDArray[np.float32]:
+    try:
+        actions = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read actions from {path}: {error}") from error
+    if actions.ndim != 2 or actions.shape[1] != manifest.action.dim:
+        raise InputError(
+            f"{path} holds an array of shape {actions.shape}, expected (T, {manifest.action.dim})"
+        )
+    return np.asarray(actions, np.float32)

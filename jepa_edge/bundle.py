@@ -34,6 +34,8 @@ class Bundle:
         """
         path = Path(path)
         check_name(path)
+        if not path.is_dir():
+            raise BundleError(f"{path} does not exist, or is no directory; check the path")
         manifest_path = path / MANIFEST_NAME
         if not manifest_path.is_file():
             raise BundleError(

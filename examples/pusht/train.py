@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import math
 import os
 import time
 from pathlib import Path
@@ -31,11 +30,11 @@ log = logging.getLogger("pusht")
 
 MODEL = LeWMConfig(
     image_size=64,
-    patch_size=8,
-    encoder_dim=96,
+    patch_size=16,
+    encoder_dim=128,
     encoder_depth=4,
-    encoder_heads=3,
-    encoder_mlp_dim=384,
+    encoder_heads=4,
+    encoder_mlp_dim=512,
     latent_dim=64,
     projector_dim=512,
     predictor_dim=128,
@@ -52,25 +51,28 @@ MODEL = LeWMConfig(
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything about a training run that is no model size. batch: windows of frames."""
+    """Everything about a training run that is no model size.
 
-    steps: int = 4000
-    batch: int = 48
-    learning_rate: float = 1e-3
+    batch: windows of frames. cooldown: last share of the steps, over which the learning rate falls
+    to zero; before it the rate is constant, so runs of different lengths begin alike.
+    """
+
+    steps: int = 5000
+    batch: int = 32
+    learning_rate: float = 8e-4
     warmup_steps: int = 200
+    cooldown: float = 0.3
     weight_decay: float = 0.05
     max_gradient_norm: float = 1.0
-    sigreg_weight: float = 0.03
+    sigreg_weight: float = 0.05
     inverse_dynamics_weight: float = 0.5
     seed: int = 0
 
 
 def schedule(step: int, recipe: Recipe) -> float:
-    """Return the learning rate's factor: linear warm-up, then a cosine to zero."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    share = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return 0.5 * (1.0 + math.cos(math.pi * share))
+    """Return the learning rate's factor: linear warm-up, constant, then linear down to zero."""
+    left = (recipe.steps - step) / max(1.0, recipe.cooldown * recipe.steps)
+    return min(1.0, (step + 1) / recipe.warmup_steps, left)
 
 
 def optimizer_groups(modules: list[torch.nn.Module], weight_decay: float) -> list[dict[str, Any]]:
@@ -122,9 +124,13 @@ def save_model(
 
 
 def train(
-    out: Path, runs: Runs, val: Runs, probe: Runs, recipe: Recipe, *, eval_every: int
+    out: Path, runs: Runs, val: Runs, probe: Runs, recipe: Recipe, *,
+    eval_every: int, resume: Path | None = None, state_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Train from scratch, saving a usable model at every evaluation; return the last figures."""
+    """Train, saving a usable model at every evaluation; return the last figures.
+
+    resume: a state file to go on from. state_dir: where to keep such files, None for nowhere.
+    """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     flat_actions = runs.actions.reshape(-1, runs.actions.shape[-1])
@@ -138,13 +144,22 @@ def train(
         lr=recipe.learning_rate,
         betas=(0.9, 0.98),
     )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, recipe))
     parameters = [*model.parameters(), *inverse.parameters()]
     length = MODEL.history + HORIZONS
     figures: dict[str, Any] = {}
+    start = 0
+    if resume is not None:
+        saved = torch.load(resume, weights_only=True)
+        for name, part in (("model", model), ("inverse", inverse), ("optimizer", optimizer)):
+            part.load_state_dict(saved[name])
+        torch.set_rng_state(saved["torch_rng"])
+        rng.bit_generator.state = saved["numpy_rng"]
+        start = saved["step"]
     began = time.monotonic()
-    for step in range(1, recipe.steps + 1):
+    for step in range(start + 1, recipe.steps + 1):
         model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * schedule(step - 1, recipe)
         frames, raw_actions = sample_windows(runs, rng, batch=recipe.batch, length=length)
         actions = torch.from_numpy((raw_actions - mean) / std)
         latents = model.encode(normalize_frames(frames.reshape(-1, *frames.shape[2:])))
@@ -162,12 +177,11 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
         optimizer.step()
-        scheduler.step()
         if step % 50 == 0:
             log.info(
                 "step %d/%d  one-step %.4f  multi-step %.4f  sigreg %.3f  inverse %.4f  %.2f s/step",
-                step, recipe.steps, one_step, multi_step, spread, guess,
-                (time.monotonic() - began) / step,
+                step, recipe.steps, one_step.item(), multi_step.item(), spread.item(), guess.item(),
+                (time.monotonic() - began) / (step - start),
             )  # fmt: skip
         if step % eval_every == 0 or step == recipe.steps:
             figures = evaluate(model, val, probe, mean=mean, std=std)
@@ -175,6 +189,18 @@ def train(
             figures["minutes"] = round((time.monotonic() - began) / 60, 1)
             figures["recipe"] = dataclasses.asdict(recipe)
             save_model(out, model, figures, mean, std)
+            if state_dir is not None:
+                torch.save(
+                    {
+                        "model": model.state_dict(),
+                        "inverse": inverse.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "torch_rng": torch.get_rng_state(),
+                        "numpy_rng": rng.bit_generator.state,
+                        "step": step,
+                    },
+                    state_dir / f"state_{step:05d}.pt",
+                )
             log.info(
                 "held out: ratio to copy %s  sensitivity %.2f  probe %s  dims %.1f  std %.2f",
                 [round(value, 3) for value in figures["ratio_to_copy"]],
@@ -195,6 +221,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--eval-every", type=int, default=500, help="steps between checkpoints (%(default)s)"
+    )
+    parser.add_argument(
+        "--resume", type=Path, help="go on from a state file that an earlier run left in --data"
     )
     parser.add_argument("--threads", type=int, default=2, help="torch threads (%(default)s)")
     for field in dataclasses.fields(Recipe):
@@ -217,6 +246,8 @@ def main() -> None:
         splits["probe"],
         recipe,
         eval_every=options["eval_every"],
+        resume=options["resume"],
+        state_dir=options["data"],
     )
 
 

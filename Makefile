@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything sets itself up in .venv; a fresh machine needs python3 (3.10 or newer) with venv,
+# a C++20 compiler and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_EXTRAS := export,calibration,mcap,sim
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -name '*.?pp')
+
+.PHONY: demo test bench lint format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/pusht/demo.py --out runs/demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run_all.py
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.?pp')
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(shell find csrc -name '*.?pp')
+
+clean:
+	rm -rf $(VENV) build dist runs
+
+$(VENV)/.base:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.base $(SOURCES)
+	$(BIN)/pip install --quiet --editable '.[$(DEMO_EXTRAS)]'
+	touch $@
+
+# stable-worldmodel is the oracle of the LeWM tests. Its own dependencies (torchvision, lancedb, ...)
+# are not needed for the two files that the tests load, and would bring a second torch.
+$(VENV)/.dev: $(VENV)/.base $(SOURCES)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps stable-worldmodel==0.1.1
+	touch $@ $(VENV)/.demo

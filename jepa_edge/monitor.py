@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Watches a stream of latents and actions, step by step, against the calibrated thresholds."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from jepa_edge.calibration_file import Calibration, ChannelScale, heads_name, read_calibration
+from jepa_edge.channels import (
+    _SMOOTHED,
+    BASE_CHANNELS,
+    CHANNELS,
+    LONG,
+    Observer,
+    Standardization,
+    Steps,
+    episode_steps,
+    first_step,
+    smoothed,
+)
+from jepa_edge.errors import CalibrationError, InputError
+from jepa_edge.flags import Level, Reason
+from jepa_edge.latent_variable import Futures, LatentVariable
+from jepa_edge.world_model import WorldModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelScores:
+    """What a monitor says about one step.
+
+    values, scores: (C,) float64 in the order of CHANNELS; a channel that is not there yet has NaN
+    and -inf. score: the largest score. level: NOMINAL, CAUTION or REJECT by the thresholds.
+    reasons: of all channels whose score exceeds the caution threshold.
+    """
+
+    values: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    score: float
+    level: Level
+    reasons: Reason
+
+    @property
+    def worst(self) -> str:
+        """Name of the channel with the largest score."""
+        return CHANNELS[int(np.argmax(self.scores))].name
+
+    def by_channel(self) -> dict[str, float]:
+        """Score per channel name, only those that are there."""
+        return {
+            channel.name: float(score)
+            for channel, score in zip(CHANNELS, self.scores, strict=True)
+            if np.isfinite(score)
+        }
+
+
+class Monitor:
+    """Streams through one episode at a time; `reset` between episodes.
+
+    `update` costs one predictor call with a batch of at most LONG.
+    """
+
+    def __init__(self, model: WorldModel, observer: Observer, calibration: Calibration) -> None:
+        self.model = model
+        self.observer = observer
+        self.calibration = calibration
+        self.standardization = standardization(calibration.channels)
+        self._history = model.manifest.history
+        self.reset()
+
+    @classmethod
+    def load(cls, model: WorldModel) -> Monitor:
+        """Read the calibration of the model's own variant from its bundle.
+
+        Raises CalibrationError when there is none or it was made for other graphs.
+        """
+        calibration = read_calibration(model.bundle, model.variant)
+        name = heads_name(model.variant)
+        try:
+            observer = Observer.from_arrays(load_file(model.bundle.file(name)))
+        except (SafetensorError, KeyError) as error:
+            raise CalibrationError(
+                f"{model.bundle.path / name} does not fit the format ({error}); "
+                "run `jepa-edge calibrate` again"
+            ) from error
+        return cls(model, observer, calibration)
+
+    @property
+    def latent_variable(self) -> LatentVariable:
+        """The fitted latent variable, to sample futures from."""
+        return self.observer.latent_variable
+
+    @property
+    def steps(self) -> int:
+        """Latents seen since the last reset."""
+        return self._seen
+
+    def reset(self) -> None:
+        """Forget the episode so far."""
+        self._seen = 0
+        self._means: NDArray[np.float64] | None = None
+        self._latents: deque[NDArray[np.float32]] = deque(maxlen=first_step(self._history))
+        self._actions: deque[NDArray[np.float32]] = deque(maxlen=self._history)
+        # In-flight rollouts, youngest first; each is the model's window of latents so far.
+        self._windows: list[NDArray[np.float32]] = []
+
+    def update(
+        self, latent: NDArray[np.float32], action: NDArray[np.float32] | None
+    ) -> ChannelScores | None:
+        """Judge the newest latent; None while the model's history fills.
+
+        latent: (N, D) float32. action: (A,) float32, raw units, the commanded block that led from
+        the previous latent to this one; None for the first latent only.
+        Raises InputError on a wrong shape, a missing action, or a number that is not finite; the
+        monitor is then as it was before, and the caller should `reset` before it goes on.
+        """
+        latent, action = self._checked(latent, action)
+        scores = None
+        if action is not None:
+            self._actions.append(action)
+            scores = self._judge(latent)
+        self._latents.append(latent)
+        self._seen += 1
+        return scores
+
+    def _judge(self, latent: NDArray[np.float32]) -> ChannelScores | None:
+        if len(self._latents) < self._history or len(self._actions) < self._history:
+            return None
+        recent = list(self._latents)
+        fresh = np.stack(recent[-self._history :])
+        windows = np.stack([fresh, *self._windows][:LONG])
+        actions = np.stack(list(self._actions))
+        taken = np.ascontiguousarray(np.broadcast_to(actions, (len(windows), *actions.shape)))
+        predicted = self.model.predict(windows, taken)
+        self._windows = list(np.concatenate([windows[:, 1:], predicted[:, None]], axis=1))
+        if len(recent) < first_step(self._history):
+            return None
+        absent = np.full_like(latent, np.nan)
+        complete = len(windows) == LONG
+        steps = Steps(
+            before=recent[-2][None],
+            previous=recent[-1][None],
+            observed=latent[None],
+            action=actions[-1:],
+            predicted=predicted[:1],
+            long_previous=windows[LONG - 1 :, -1] if complete else absent[None],
+            long_predicted=predicted[LONG - 1 :] if complete else absent[None],
+        )
+        center = self.standardization.center
+        values = smoothed(self.observer.measure(steps), center, self._means)
+        self._means = values[0, len(BASE_CHANNELS) :]
+        return self.scores(values[0])
+
+    def scores(self, values: NDArray[np.float64]) -> ChannelScores:
+        """Turn channel values (C,) into scores, a level and reasons."""
+        scores = self.standardization.score(values)
+        thresholds = self.calibration.thresholds
+        score = float(scores.max())
+        level = Level.NOMINAL
+        if score > thresholds.caution:
+            level = Level.REJECT if score > thresholds.reject else Level.CAUTION
+        reasons = Reason(0)
+        for channel, value in zip(CHANNELS, scores, strict=True):
+            if value > thresholds.caution:
+                reasons |= channel.reason
+        return ChannelScores(
+            values=values, scores=scores, score=score, level=level, reasons=reasons
+        )
+
+    def episode(
+        self, latents: NDArray[np.float32], actions: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Score a whole episode at once: (T + 1, C), NaN while the history fills.
+
+        latents: (T + 1, N, D) float32. actions: (T, A) float32, raw units. Gives what `update`
+        gives step by step, faster.
+        """
+        scores = np.full((len(latents), len(CHANNELS)), np.nan)
+        first = first_step(self._history)
+        if len(latents) > first:
+            steps = episode_steps(self.model, latents, actions, self._history)
+            values = smoothed(self.observer.measure(steps), self.standardization.center)
+            scores[first:] = self.standardization.score(values)
+        return scores
+
+    def sample_futures(
+        self,
+        history: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        samples: int = 32,
+        seed: int = 0,
+    ) -> Futures:
+        """Sample futures of the model; arguments as for `LatentVariable.rollout`."""
+        return self.latent_variable.rollout(self.model, history, actions, samples, seed)
+
+    def _checked(
+        self, latent: NDArray[np.float32], action: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        manifest = self.model.manifest
+        expected = (manifest.latent.tokens, manifest.latent.dim)
+        if latent.shape != expected or not np.isfinite(latent).all():
+            raise InputError(
+                f"latent has shape {latent.shape}, expected {expected} finite numbers; "
+                "check the frame it was encoded from"
+            )
+        if action is None:
+            if self._seen:
+                raise InputError(
+                    "no action came with a latent that is not the first; pass the commanded "
+                    "block that led to it, or reset the monitor"
+                )
+            return latent.astype(np.float32), None
+        if not self._seen:
+            raise InputError("an action came with the first latent; pass None, nothing led to it")
+        if action.shape != (manifest.action.dim,) or not np.isfinite(action).all():
+            raise InputError(
+                f"action has shape {action.shape}, expected ({manifest.action.dim},) finite "
+                f"numbers: a block of {manifest.action.block} commands, flattened"
+            )
+        return latent.astype(np.float32), action.astype(np.float32)
+
+
+def standardization(channels: tuple[ChannelScale, ...]) -> Standardization:
+    """Turn the calibration file's records into arrays."""
+    return Standardization(
+        center=np.array([channel.center for channel in channels]),
+        high=np.array([channel.high for channel in channels]),
+        low=np.array([np.inf if channel.low is None else channel.low for channel in channels]),
+    )

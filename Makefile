@@ -6,7 +6,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := export,calibration,mcap,sim
-SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -name '*.?pp')
+SOURCES := pyproject.toml CMakeLists.txt $(VENV)/.modules $(shell find csrc -name '*.?pp')
+
+# An editable install knows the modules that were there when it was made: install again when the
+# list of them changes.
+MODULES := $(shell find jepa_edge export calibration ros -name '*.py' -o -name '*.msg' | sort)
+ifneq ($(MODULES),$(shell cat $(VENV)/.modules 2>/dev/null))
+  $(shell mkdir -p $(VENV) && echo $(MODULES) > $(VENV)/.modules)
+endif
 
 .PHONY: demo test bench lint format clean
 

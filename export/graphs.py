@@ -10,7 +10,6 @@ causal mask is a finite constant, since -inf times zero is NaN in a quantized or
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -116,7 +115,8 @@ class PredictorGraph(nn.Module):
                 f"action statistics have {len(mean)} means and {len(std)} deviations, expected "
                 f"{config.action_dim} each: one per number of an action block"
             )
-        self.history, self.dim = config.history, config.predictor_dim
+        self.dim = config.predictor_dim
+        self.history_shape = (config.history, 1, config.latent_dim)
         self.register_buffer("action_mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("action_inv_std", 1.0 / torch.tensor(std, dtype=torch.float32))
         transformer = model.predictor.transformer
@@ -228,7 +228,7 @@ class FoldedMlp(nn.Module):
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
     """Attention from (B, tokens, dim) projections, the query already divided by sqrt(head dim)."""
-    head_dim = math.floor(q.shape[-1] / heads)
+    head_dim = q.shape[-1] // heads
     q = q.reshape(-1, q.shape[1], heads, head_dim).transpose(1, 2)
     k = k.reshape(-1, k.shape[1], heads, head_dim).permute(0, 2, 3, 1)
     v = v.reshape(-1, v.shape[1], heads, head_dim).transpose(1, 2)

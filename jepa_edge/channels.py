@@ -30,7 +30,7 @@ _FLOOR = 1e-12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
-    """A name, why it alarms, whether its low tail alarms too, and whether a running mean is kept."""
+    """A name, why it alarms, whether its low tail does too, whether a running mean is kept."""
 
     name: str
     reason: Reason
@@ -58,6 +58,7 @@ CHANNELS = BASE_CHANNELS + tuple(
 
 _SMOOTHED = [index for index, channel in enumerate(BASE_CHANNELS) if channel.mean]
 _LONG_INDEX = 1
+_CLIP = 50.0  # a running mean recovers from one infinite energy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +80,8 @@ class Steps:
 
     before, previous, observed: (B, N, D), the last three latents. action: (B, A), raw units, led
     from previous to observed. predicted: (B, N, D), one step ahead of previous. long_previous,
-    long_predicted: (B, N, D), steps LONG - 1 and LONG of the rollout from LONG steps ago; NaN
-    where the episode is too young.
+    long_predicted: (B, N, D), steps LONG - 1 and LONG of the rollout from LONG steps ago. young:
+    (B,) bool, where the episode is too young for that rollout; what it holds is then not used.
     """
 
     before: NDArray[np.float32]
@@ -90,6 +91,7 @@ class Steps:
     predicted: NDArray[np.float32]
     long_previous: NDArray[np.float32]
     long_predicted: NDArray[np.float32]
+    young: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,10 @@ class Observer:
     action_whiten: Whitener
 
     def measure(self, steps: Steps) -> NDArray[np.float64]:
-        """Return the base channels (B, 7) in the order of BASE_CHANNELS, NaN where too young."""
+        """Return the base channels (B, 7) in the order of BASE_CHANNELS, NaN where too young.
+
+        An energy that is not a number (the model's output broke) counts as infinite.
+        """
         batch = len(steps.action)
         ahead = Transitions(
             previous=steps.previous,
@@ -135,7 +140,10 @@ class Observer:
             variable.spread(ahead),
             variable.disagreement(ahead),
         ]
-        return np.log(np.maximum(np.stack(energies, axis=1).astype(np.float64), _FLOOR))
+        stacked = np.nan_to_num(np.stack(energies, axis=1).astype(np.float64), nan=np.inf)
+        values = np.log(np.maximum(stacked, _FLOOR))
+        values[steps.young, _LONG_INDEX] = np.nan
+        return values
 
     def inverse_error(self, steps: Steps) -> NDArray[np.float32]:
         """Standardized action minus what the latents tell of it: (B, A)."""
@@ -210,7 +218,8 @@ def running_mean(
     mean = np.zeros(centered.shape[1]) if start is None else start
     means = np.empty_like(centered)
     for index, row in enumerate(centered):
-        mean = _DECAY * mean + (1.0 - _DECAY) * np.nan_to_num(row, nan=0.0)
+        finite = np.clip(np.nan_to_num(row, nan=0.0), -_CLIP, _CLIP)
+        mean = _DECAY * mean + (1.0 - _DECAY) * finite
         means[index] = mean
     return means
 
@@ -241,7 +250,7 @@ def episode_steps(
     total = len(actions)
     starts = np.arange(history - 1, total)
     window = np.stack([latents[starts - history + 1 + k] for k in range(history)], axis=1)
-    last_two = [latents[starts], np.full_like(latents[starts], np.nan)]
+    last_two = [latents[starts], latents[starts]]
     one_ahead = np.empty_like(latents[starts])
     for step in range(LONG):
         # Rollouts that reach past the end of the episode go on with its last action, unused.
@@ -252,9 +261,8 @@ def episode_steps(
         last_two = [window[:, -1], predicted]
         window = np.concatenate([window[:, 1:], predicted[:, None]], axis=1)
     times = np.arange(first, total + 1)
-    long_previous, long_predicted = (
-        _delayed(rolled, times - LONG - (history - 1)) for rolled in last_two
-    )
+    rows = times - LONG - (history - 1)
+    long_previous, long_predicted = (rolled[np.maximum(rows, 0)] for rolled in last_two)
     return Steps(
         before=latents[times - 2],
         previous=latents[times - 1],
@@ -263,16 +271,10 @@ def episode_steps(
         predicted=one_ahead[times - 1 - (history - 1)],
         long_previous=long_previous,
         long_predicted=long_predicted,
+        young=rows < 0,
     )
 
 
 def first_step(history: int) -> int:
     """Index of the first latent that can be judged: it needs a full history and two changes."""
     return max(history, 2)
-
-
-def _delayed(rolled: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Take rows, NaN where a row lies before the first."""
-    taken = rolled[np.maximum(rows, 0)].copy()
-    taken[rows < 0] = np.nan
-    return taken

@@ -13,7 +13,6 @@ from safetensors.numpy import load_file
 
 from jepa_edge.calibration_file import Calibration, ChannelScale, heads_name, read_calibration
 from jepa_edge.channels import (
-    _SMOOTHED,
     BASE_CHANNELS,
     CHANNELS,
     LONG,
@@ -140,16 +139,15 @@ class Monitor:
         self._windows = list(np.concatenate([windows[:, 1:], predicted[:, None]], axis=1))
         if len(recent) < first_step(self._history):
             return None
-        absent = np.full_like(latent, np.nan)
-        complete = len(windows) == LONG
         steps = Steps(
             before=recent[-2][None],
             previous=recent[-1][None],
             observed=latent[None],
             action=actions[-1:],
             predicted=predicted[:1],
-            long_previous=windows[LONG - 1 :, -1] if complete else absent[None],
-            long_predicted=predicted[LONG - 1 :] if complete else absent[None],
+            long_previous=windows[-1:, -1],
+            long_predicted=predicted[-1:],
+            young=np.array([len(windows) < LONG]),
         )
         center = self.standardization.center
         values = smoothed(self.observer.measure(steps), center, self._means)

@@ -103,7 +103,8 @@ class Recording:
         """Read one episode. Raises InputError when its file is damaged or misshapen."""
         file = self.files[index]
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            # numpy leaks the handle of a damaged file that it opens itself.
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 episode = Episode(
                     name=file.stem,
                     frames=arrays["frames"],

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Level, Reason
-from jepa_edge.latent_variable import Futures, LatentVariable
+from jepa_edge.latent_variable import Futures
 from jepa_edge.monitor import ChannelScores, Monitor
 from jepa_edge.state_machine import Hysteresis
 from jepa_edge.world_model import WorldModel
@@ -117,7 +117,6 @@ class Session:
         self._clock = clock
         self._period_s = 1.0 / model.manifest.observation.rate_hz
         self._max_age_s = self.config.max_age_s or 1.5 * self._period_s
-        self._latent_variable = LatentVariable.load(model) if monitor is not None else None
         self._hysteresis = Hysteresis(fall_after=self.config.fall_after)
         self._latents: deque[NDArray[np.float32]] = deque(maxlen=model.manifest.history)
         self._actions: deque[NDArray[np.float32]] = deque(maxlen=model.manifest.history - 1)
@@ -204,7 +203,7 @@ class Session:
     def _imagine(self, observation: Observation) -> Futures | None:
         """Sample futures under the planned actions, or under the last action held."""
         if (
-            self._latent_variable is None
+            self.monitor is None
             or self.config.samples == 0
             or len(self._latents) < self.model.manifest.history
         ):
@@ -212,8 +211,7 @@ class Session:
         planned = observation.planned
         if planned is None:
             planned = np.repeat(self._actions[-1][None], self.config.horizon, axis=0)
-        return self._latent_variable.rollout(
-            self.model,
+        return self.monitor.sample_futures(
             np.stack(self._latents),
             np.concatenate([np.stack(self._actions), planned]),
             self.config.samples,
@@ -235,7 +233,7 @@ class Session:
             raw = scores.level
             reason |= scores.reasons
         level = self._hysteresis.update(raw)
-        calibration = None if self.monitor is None else self.monitor.calibration
+        thresholds = None if self.monitor is None else self.monitor.calibration.thresholds
         self._seq += 1
         return Flag(
             seq=self._seq - 1,
@@ -245,9 +243,9 @@ class Session:
             reason_bits=int(reason),
             confidence=math.nan if scores is None else scores.confidence,
             score=math.nan if scores is None else scores.score,
-            caution_threshold=math.nan if calibration is None else calibration.caution_threshold,
-            reject_threshold=math.nan if calibration is None else calibration.reject_threshold,
-            channels={} if scores is None else scores.channels,
+            caution_threshold=math.nan if thresholds is None else thresholds.caution,
+            reject_threshold=math.nan if thresholds is None else thresholds.reject,
+            channels={} if scores is None else scores.by_channel(),
             input_age_s=self._age_s(stamp_s),
             latency_s=time.perf_counter() - start,
             valid_for_s=self._max_age_s,

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jepa_edge.recording import Recording
-from jepa_edge.sim import record_pusht
 from numpy.typing import NDArray
 from torch import Tensor
+
+from jepa_edge.recording import Recording
+from jepa_edge.sim import record_pusht
 
 log = logging.getLogger(__name__)
 

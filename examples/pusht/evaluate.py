@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from data import Runs, normalize_frames
 from jepa_edge.export.families.lewm import LeWM
-from jepa_edge.sim.pusht import STATE_NAMES
 from numpy.typing import NDArray
 from torch import Tensor
+
+from data import Runs, normalize_frames
+from jepa_edge.sim.pusht import STATE_NAMES
 
 HORIZONS = 5
 SENSITIVITY_HORIZON = 4
@@ -59,7 +60,9 @@ def prediction_figures(
         "copy_error": copy.tolist(),
         "ratio_to_copy": (error / copy).tolist(),
         "shuffled_error": wrong.tolist(),
-        "action_sensitivity": float(wrong[SENSITIVITY_HORIZON - 1] / error[SENSITIVITY_HORIZON - 1]),
+        "action_sensitivity": float(
+            wrong[SENSITIVITY_HORIZON - 1] / error[SENSITIVITY_HORIZON - 1]
+        ),
     }
 
 

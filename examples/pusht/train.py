@@ -12,21 +12,26 @@ import argparse
 import dataclasses
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from data import PIXEL_MEAN, PIXEL_STD, Runs, load_runs, normalize_frames, sample_windows
 from evaluate import HORIZONS, evaluate
+from jepa_edge.export.checkpoint import save_checkpoint
 from jepa_edge.export.families.lewm import LeWM, LeWMConfig
 from losses import InverseDynamics, SIGReg, prediction_loss
 from numpy.typing import NDArray
-from safetensors.torch import save
+
+from data import PIXEL_MEAN, PIXEL_STD, Runs, load_runs, normalize_frames, sample_windows
+from jepa_edge.manifest import ActionSpec, ObservationSpec
+from jepa_edge.sim.pusht import ENV_RATE_HZ, WORKSPACE
 
 log = logging.getLogger("pusht")
+
+BLOCK = 2
+"""Environment steps per action block: 5 model steps per second."""
 
 MODEL = LeWMConfig(
     image_size=64,
@@ -57,8 +62,8 @@ class Recipe:
     to zero; before it the rate is constant, so runs of different lengths begin alike.
     """
 
-    steps: int = 5000
-    batch: int = 32
+    steps: int = 9000
+    batch: int = 24
     learning_rate: float = 8e-4
     warmup_steps: int = 200
     cooldown: float = 0.3
@@ -85,47 +90,46 @@ def optimizer_groups(modules: list[torch.nn.Module], weight_decay: float) -> lis
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
 
 
-def write_file(path: Path, payload: bytes) -> None:
-    """Replace a file in one move, so that a reader never meets half of it."""
-    staging = path.with_name(f".{path.name}.partial")
-    staging.write_bytes(payload)
-    os.replace(staging, path)
-
-
 def save_model(
     out: Path, model: LeWM, metrics: dict[str, Any], mean: NDArray[Any], std: NDArray[Any]
 ) -> None:
     """Write model.safetensors, config.json and metrics.json into `out`."""
-    config = {
-        "family": "lewm",
-        "model": model.config.to_dict(),
-        "observation": {
-            "size": [model.config.image_size, model.config.image_size],
-            "color": "rgb",
-            "mean": list(PIXEL_MEAN),
-            "std": list(PIXEL_STD),
-            "rate_hz": 5.0,
-        },
-        "action": {
-            "dim": 2,
-            "block": 2,
-            "mean": [float(value) for value in mean],
-            "std": [float(value) for value in std],
-            "low": [0.0] * 4,
-            "high": [512.0] * 4,
-            "units": "simulator pixels, absolute target position of the agent",
-        },
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    write_file(out / "model.safetensors", save(state, metadata={"format": "pt"}))
-    for name, content in (("config.json", config), ("metrics.json", metrics)):
-        write_file(out / name, (json.dumps(content, indent=2) + "\n").encode())
+    save_checkpoint(
+        out,
+        model,
+        observation=ObservationSpec(
+            height=model.config.image_size,
+            width=model.config.image_size,
+            mean=PIXEL_MEAN,
+            std=PIXEL_STD,
+            rate_hz=ENV_RATE_HZ / BLOCK,
+        ),
+        action=ActionSpec(
+            dim=model.config.action_dim,
+            block=BLOCK,
+            mean=tuple(float(value) for value in mean),
+            std=tuple(float(value) for value in std),
+            low=(0.0,) * model.config.action_dim,
+            high=(WORKSPACE,) * model.config.action_dim,
+            units="pixels, absolute target of the agent",
+            names=tuple(f"{axis}{step}" for step in range(BLOCK) for axis in "xy"),
+        ),
+    )
+    staging = out / ".metrics.json.partial"
+    staging.write_text(json.dumps(metrics, indent=2) + "\n")
+    staging.replace(out / "metrics.json")
 
 
 def train(
-    out: Path, runs: Runs, val: Runs, probe: Runs, recipe: Recipe, *,
-    eval_every: int, resume: Path | None = None, state_dir: Path | None = None,
+    out: Path,
+    runs: Runs,
+    val: Runs,
+    probe: Runs,
+    recipe: Recipe,
+    *,
+    eval_every: int,
+    resume: Path | None = None,
+    state_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Train, saving a usable model at every evaluation; return the last figures.
 
@@ -179,7 +183,7 @@ def train(
         optimizer.step()
         if step % 50 == 0:
             log.info(
-                "step %d/%d  one-step %.4f  multi-step %.4f  sigreg %.3f  inverse %.4f  %.2f s/step",
+                "step %d/%d  one-step %.4f  multi-step %.4f  sigreg %.3f  inverse %.4f  %.2f s",
                 step, recipe.steps, one_step.item(), multi_step.item(), spread.item(), guess.item(),
                 (time.monotonic() - began) / (step - start),
             )  # fmt: skip
@@ -225,7 +229,7 @@ def main() -> None:
     parser.add_argument(
         "--resume", type=Path, help="go on from a state file that an earlier run left in --data"
     )
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (%(default)s)")
     for field in dataclasses.fields(Recipe):
         parser.add_argument(
             "--" + field.name.replace("_", "-"),

@@ -36,6 +36,6 @@ def occlude(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = frame.shape[:2]
     side_y, side_x = round(height * OCCLUSION_SIDE), round(width * OCCLUSION_SIDE)
     top, left = (height - side_y) // 2, (width - side_x) // 2
-    hidden = frame.copy()
+    hidden = np.array(frame, np.uint8)
     hidden[top : top + side_y, left : left + side_x] = OCCLUSION_GRAY
     return hidden

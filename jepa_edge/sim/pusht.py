@@ -129,7 +129,7 @@ class PushTSim:
             if self.fault is FaultKind.OCCLUSION and self.fault_active:
                 picture = occlude(picture)
             self._frame = picture
-        return self._frame.copy()
+        return np.array(self._frame, np.uint8)
 
     @property
     def coverage(self) -> float:

@@ -174,7 +174,9 @@ def test_dropout_is_live_in_training_only(small_config: LeWMConfig) -> None:
     latents, embedded = _normal(3, 2, 24, seed=15), _normal(3, 2, 24, seed=16)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        assert not torch.equal(model.predictor(latents, embedded), model.predictor(latents, embedded))
+        assert not torch.equal(
+            model.predictor(latents, embedded), model.predictor(latents, embedded)
+        )
     model.eval()
     assert torch.equal(model.predictor(latents, embedded), model.predictor(latents, embedded))
 

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Held-out coverage: exact counts per horizon and the reliability diagram."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jepa_edge.calibration.conformal import (
+    acceptance_interval,
+    clopper_pearson,
+    conformal_rank,
+    grouped_conformal_quantile,
+)
+from jepa_edge.calibration.records import Coverage, Rate, Reliability
+from jepa_edge.calibration.thresholds import by_episode
+from numpy.typing import NDArray
+from scipy import stats
+
+from jepa_edge.calibration_file import Radius
+
+_LEVELS = (*tuple(round(0.05 * k, 2) for k in range(1, 20)), 0.975)
+
+
+def rate(count: int, trials: int) -> Rate:
+    """Return a proportion with its exact 95 % interval."""
+    low, high = clopper_pearson(count, trials)
+    return Rate(count=count, trials=trials, value=count / trials, low=low, high=high)
+
+
+def measure_coverage(
+    energies: NDArray[np.float64],
+    episode: NDArray[np.int64],
+    radii: Sequence[Radius],
+    seed: int,
+) -> tuple[Coverage, ...]:
+    """Count held-out windows inside the radii, one random window per episode.
+
+    energies: (W, H) of the test episodes. Windows of one episode depend on each other; one per
+    episode makes the count binomial, given the radii.
+    """
+    groups = by_episode(energies, episode)
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([group[rng.integers(len(group))] for group in groups])
+    rows = []
+    for radius in radii:
+        low, high = acceptance_interval(len(groups), 1.0 - radius.alpha)
+        for step, limit in enumerate(radius.energies):
+            inside = int(np.sum(drawn[:, step] <= limit))
+            rows.append(
+                Coverage(
+                    alpha=radius.alpha,
+                    horizon=step + 1,
+                    radius=limit,
+                    measured=rate(inside, len(groups)),
+                    accept_low=low / len(groups),
+                    accept_high=high / len(groups),
+                    accepted=low <= inside <= high,
+                    all_windows=float(np.mean([np.mean(g[:, step] <= limit) for g in groups])),
+                )
+            )
+    return tuple(rows)
+
+
+def measure_reliability(
+    conformal: NDArray[np.float64],
+    conformal_episode: NDArray[np.int64],
+    test: NDArray[np.float64],
+    test_episode: NDArray[np.int64],
+    size: int,
+) -> tuple[Reliability, ...]:
+    """Compare nominal and held-out coverage at many levels, per horizon.
+
+    conformal, test: energies (W, H). size: numbers D over which an energy is averaged, so that
+    size * energy is chi-squared if the head's Gaussian were exact.
+    """
+    groups, held = by_episode(conformal, conformal_episode), by_episode(test, test_episode)
+    levels = [v for v in _LEVELS if conformal_rank(len(groups), 1.0 - v) <= len(groups)]
+    rows = []
+    for step in range(test.shape[1]):
+        limits = [grouped_conformal_quantile([g[:, step] for g in groups], 1 - v) for v in levels]
+        gaussian = [float(stats.chi2.ppf(v, size)) / size for v in levels]
+        rows.append(
+            Reliability(
+                horizon=step + 1,
+                nominal=tuple(levels),
+                conformal=tuple(_covered(held, step, limit) for limit in limits),
+                gaussian=tuple(_covered(held, step, limit) for limit in gaussian),
+            )
+        )
+    return tuple(rows)
+
+
+def _covered(groups: Sequence[NDArray[np.float64]], step: int, limit: float) -> float:
+    return float(np.mean([np.mean(group[:, step] <= limit) for group in groups]))

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded runs as latents: encoded once by the variant that will run, split by episode."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jepa_edge.calibration.conformal import required_episodes
+from numpy.typing import NDArray
+
+from jepa_edge.bundle import sha256_file
+from jepa_edge.channels import LONG, first_step
+from jepa_edge.errors import CalibrationError, InputError
+from jepa_edge.latent_variable import Predictor
+from jepa_edge.progress import Progress
+from jepa_edge.recording import Recording
+from jepa_edge.world_model import WorldModel
+
+_ENCODE_BATCH = 64
+_SHARES = {"fit": 0.35, "standardize": 0.15, "conformal": 0.35}
+"""Shares of the episodes per split; the test split takes the rest."""
+_MINIMUM = {"fit": 8, "standardize": 4, "test": 5}
+"""Fewest episodes of each split that a fit or a report makes sense with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedEpisode:
+    """latents: (T + 1, N, D) float32. actions: (T, A) float32, raw units."""
+
+    name: str
+    latents: NDArray[np.float32]
+    actions: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """W rollouts of the model from recorded histories beside what came. Arrays are float32.
+
+    history: (W, T, N, D). actions: (W, T - 1 + H, A), raw units. predicted, observed: (W, H, N, D).
+    episode: (W,) int, which episode of the split each comes from.
+    """
+
+    history: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    predicted: NDArray[np.float32]
+    observed: NDArray[np.float32]
+    episode: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.history)
+
+    @property
+    def horizon(self) -> int:
+        """H, steps that every window was rolled."""
+        return self.predicted.shape[1]
+
+    def take(self, rows: NDArray[np.int64]) -> Windows:
+        """Return some of the windows, by index or mask."""
+        return Windows(
+            history=self.history[rows],
+            actions=self.actions[rows],
+            predicted=self.predicted[rows],
+            observed=self.observed[rows],
+            episode=self.episode[rows],
+        )
+
+
+def data_sha256(recording: Recording) -> str:
+    """Return one digest over the sha256 of every episode file, in order."""
+    digests = "".join(sha256_file(file) for file in recording.files)
+    return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def check_recording(model: WorldModel, recording: Recording) -> None:
+    """Raise InputError when a recording's rate, color order or actions are not the model's."""
+    manifest, info = model.manifest, recording.info
+    for what, got, expected in (
+        ("numbers per action", info.action_dim, manifest.action.dim),
+        ("rate in Hz", info.rate_hz, manifest.observation.rate_hz),
+        ("color order", info.color, manifest.observation.color),
+    ):
+        if got != expected:
+            raise InputError(
+                f"{recording.path}: {what} is {got}, the model expects {expected}; "
+                "record with the settings that the model was trained at"
+            )
+
+
+def encode_recording(
+    model: WorldModel, recording: Recording, progress: Progress, stage: str = "encode"
+) -> list[EncodedEpisode]:
+    """Encode every episode with the model, in batches.
+
+    Raises InputError when an episode is damaged, does not fit, or encodes to non-finite numbers.
+    """
+    episodes = []
+    for index, episode in enumerate(recording):
+        parts = [
+            model.encode(np.ascontiguousarray(episode.frames[start : start + _ENCODE_BATCH]))
+            for start in range(0, len(episode.frames), _ENCODE_BATCH)
+        ]
+        latents = np.concatenate(parts)
+        if not np.isfinite(latents).all():
+            raise InputError(
+                f"{recording.files[index]} encodes to numbers that are not finite; "
+                "drop the episode or check the exported encoder"
+            )
+        episodes.append(EncodedEpisode(name=episode.name, latents=latents, actions=episode.actions))
+        progress(stage, index + 1, len(recording))
+    return episodes
+
+
+def split_episodes(count: int, alpha: float, seed: int) -> dict[str, list[int]]:
+    """Split episode numbers at random into fit, standardize, conformal and test.
+
+    The conformal split gets at least what alpha needs. Raises CalibrationError, saying how many
+    more are needed, when there are too few.
+    """
+    needed = sum(_MINIMUM.values()) + required_episodes(alpha)
+    if count < needed:
+        raise CalibrationError(
+            f"alpha={alpha:g} needs {required_episodes(alpha)} conformal episodes and "
+            f"{needed} in all, got {count}; record {needed - count} more or raise alpha"
+        )
+    sizes = {name: round(share * count) for name, share in _SHARES.items()}
+    sizes["conformal"] = max(sizes["conformal"], required_episodes(alpha))
+    sizes["test"] = max(count - sum(sizes.values()), _MINIMUM["test"])
+    surplus = sum(sizes.values()) - count
+    for name in ("fit", "standardize", "conformal"):
+        floor = _MINIMUM.get(name, required_episodes(alpha))
+        given = min(surplus, sizes[name] - floor)
+        sizes[name] -= given
+        surplus -= given
+    order = np.random.default_rng(seed).permutation(count)
+    splits, start = {}, 0
+    for name in ("fit", "standardize", "conformal", "test"):
+        splits[name] = sorted(int(i) for i in order[start : start + sizes[name]])
+        start += sizes[name]
+    return splits
+
+
+def check_lengths(
+    episodes: Sequence[EncodedEpisode], recording: Recording, history: int, horizon: int
+) -> None:
+    """Raise CalibrationError when an episode is too short to hold one window."""
+    needed = max(history - 1 + horizon, first_step(history) + LONG)
+    for episode, file in zip(episodes, recording.files, strict=True):
+        if len(episode.actions) < needed:
+            raise CalibrationError(
+                f"{file} has {len(episode.actions)} actions, a window of history {history} and "
+                f"horizon {horizon} needs {needed}; drop short episodes or record longer ones"
+            )
+
+
+def make_windows(
+    model: Predictor,
+    episodes: Sequence[EncodedEpisode],
+    history: int,
+    horizon: int,
+    *,
+    batch: int = 512,
+    progress: Progress | None = None,
+    stage: str = "roll out",
+) -> Windows:
+    """Roll the model from every history in every episode that has `horizon` steps after it."""
+    pieces: dict[str, list[NDArray[np.float32]]] = {"history": [], "actions": [], "observed": []}
+    owner = []
+    for index, episode in enumerate(episodes):
+        count = len(episode.actions) - (history - 1) - horizon + 1
+        starts = np.arange(count)[:, None]
+        pieces["history"].append(episode.latents[starts + np.arange(history)])
+        pieces["actions"].append(episode.actions[starts + np.arange(history - 1 + horizon)])
+        pieces["observed"].append(episode.latents[starts + history + np.arange(horizon)])
+        owner.append(np.full(count, index))
+    past, actions, observed = (np.concatenate(pieces[name]) for name in pieces)
+    predicted = np.empty_like(observed)
+    for begin in range(0, len(past), batch):
+        rows = slice(begin, begin + batch)
+        window = past[rows]
+        for step in range(horizon):
+            taken = np.ascontiguousarray(actions[rows, step : step + history])
+            latent = model.predict(window, taken)
+            predicted[rows, step] = latent
+            window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
+        if progress is not None:
+            progress(stage, min(begin + batch, len(past)), len(past))
+    return Windows(
+        history=past,
+        actions=actions,
+        predicted=predicted,
+        observed=observed,
+        episode=np.concatenate(owner),
+    )

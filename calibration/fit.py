@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fits everything that turns latents into channels, on the fit split."""
+
+from __future__ import annotations
+
+import numpy as np
+from jepa_edge.calibration.dataset import EncodedEpisode, Windows
+from jepa_edge.calibration.fit_heads import (
+    fit_gain,
+    fit_inverse,
+    fit_mean_heads,
+    fit_whitener,
+    pooled_motion,
+)
+from jepa_edge.calibration.fit_scale import fit_scale_head, residual_base, training_rows
+from jepa_edge.calibration.options import CalibrateOptions
+from jepa_edge.calibration.spread import pick_windows
+from numpy.typing import NDArray
+
+from jepa_edge.channels import Observer, Steps, episode_steps, inverse_features
+from jepa_edge.latent_variable import LatentVariable, Predictor
+from jepa_edge.mlp import MLP
+from jepa_edge.progress import Progress
+
+_GAIN_WINDOWS = 96
+_GAIN_SAMPLES = 12
+
+
+def fit_latent_variable(
+    model: Predictor,
+    windows: Windows,
+    gain_windows: Windows,
+    options: CalibrateOptions,
+    progress: Progress,
+) -> LatentVariable:
+    """Fit scale head and mean heads on windows, then the rollout's gain on gain_windows.
+
+    gain_windows: from other episodes than windows, so that the gain corrects for overfitting.
+    """
+    rng = np.random.default_rng(options.seed)
+    base = residual_base(windows)
+    blank = _blank(base, windows, options)
+    rows = training_rows(blank, windows, rng)
+    rank = min(options.rank, base.shape[1])
+    scale_head, factor = fit_scale_head(rows, rank, options.hidden, options.seed, progress)
+    variable = LatentVariable(
+        base=base,
+        factor=factor,
+        scale_head=scale_head,
+        mean_heads=fit_mean_heads(rows, options.members, options.hidden, options.seed),
+        gain=blank.gain,
+    )
+    chosen = pick_windows(gain_windows, 4, options.seed)
+    chosen = chosen.take(np.sort(rng.permutation(len(chosen))[:_GAIN_WINDOWS]))
+    gain = fit_gain(variable, model, chosen, _GAIN_SAMPLES, options.seed)
+    return LatentVariable(
+        base=base,
+        factor=factor,
+        scale_head=scale_head,
+        mean_heads=variable.mean_heads,
+        gain=gain,
+    )
+
+
+def fit_observer(
+    variable: LatentVariable,
+    model: Predictor,
+    episodes: list[EncodedEpisode],
+    history: int,
+    options: CalibrateOptions,
+    progress: Progress,
+) -> Observer:
+    """Fit familiarity, motion and inverse dynamics around a latent variable.
+
+    Of the inverse head's errors only the last fifth of the episodes, on which it was not fitted,
+    sets their scale.
+    """
+    actions = np.concatenate([episode.actions for episode in episodes])
+    mean = actions.mean(axis=0)
+    std = np.maximum(actions.std(axis=0), 1e-6)
+    steps = [episode_steps(model, e.latents, e.actions, history) for e in episodes]
+    fitted = max(2, len(steps) - max(1, len(steps) // 5))
+    inverse = fit_inverse(
+        np.concatenate([inverse_features(s) for s in steps[:fitted]]),
+        np.concatenate([(s.action - mean) / std for s in steps[:fitted]]).astype(np.float32),
+        np.concatenate([np.full(len(s.action), k) for k, s in enumerate(steps[:fitted])]),
+        options.hidden,
+        options.seed,
+        progress,
+    )
+    rest = steps[fitted:] or steps
+    pooled = np.concatenate([e.latents.mean(axis=1) for e in episodes])
+    return Observer(
+        latent_variable=variable,
+        latent=fit_whitener(pooled),
+        motion=fit_whitener(pooled_motion(episodes)),
+        inverse=inverse,
+        action_mean=mean.astype(np.float32),
+        action_std=std.astype(np.float32),
+        action_whiten=fit_whitener(
+            np.concatenate([_inverse_error(inverse, s, mean, std) for s in rest])
+        ),
+    )
+
+
+def action_use(model: Predictor, windows: Windows, steps: int, seed: int) -> tuple[float, float]:
+    """Mean squared error at `steps` with the commanded and with shuffled future actions.
+
+    A model that ignores its actions gives the same for both, and no actuator fault can show.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = windows.take(np.sort(rng.permutation(len(windows))[:512]))
+    history = chosen.history.shape[1]
+    shuffled = chosen.actions.copy()
+    shuffled[:, history - 1 :] = shuffled[rng.permutation(len(chosen)), history - 1 :]
+    errors = []
+    for actions in (chosen.actions, shuffled):
+        window = chosen.history
+        for step in range(steps):
+            taken = np.ascontiguousarray(actions[:, step : step + history])
+            latent = model.predict(window, taken)
+            window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
+        errors.append(float(np.mean((window[:, -1] - chosen.observed[:, steps - 1]) ** 2)))
+    return errors[0], errors[1]
+
+
+def _inverse_error(
+    inverse: MLP, steps: Steps, mean: NDArray[np.float32], std: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    error = (steps.action - mean) / std - inverse(inverse_features(steps))
+    return np.asarray(error, np.float32)
+
+
+def _blank(
+    base: NDArray[np.float32], windows: Windows, options: CalibrateOptions
+) -> LatentVariable:
+    """A latent variable whose heads are not there yet: only its feature layout is used."""
+    nothing = MLP(
+        center=np.zeros(1, np.float32), scale=np.ones(1, np.float32), weights=(), biases=()
+    )
+    return LatentVariable(
+        base=base,
+        factor=np.zeros((base.shape[1], min(options.rank, base.shape[1])), np.float32),
+        scale_head=nothing,
+        mean_heads=nothing,
+        gain=np.ones(len(base), np.float32),
+    )

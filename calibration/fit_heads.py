@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fits what needs no likelihood: mean heads, inverse dynamics, whiteners, the rollout's gain."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jepa_edge.calibration.dataset import EncodedEpisode, Windows
+from jepa_edge.calibration.fit_scale import Rows, _array, _held_out
+from numpy.typing import NDArray
+from sklearn.covariance import ledoit_wolf
+from torch import nn
+
+from jepa_edge.channels import Whitener
+from jepa_edge.latent_variable import LatentVariable, Predictor
+from jepa_edge.mlp import MLP
+from jepa_edge.progress import Progress
+
+_RIDGE = 1e-2
+_MAX_EPOCHS = 150
+_PATIENCE = 10
+
+
+def fit_mean_heads(rows: Rows, members: int, hidden: int, seed: int) -> MLP:
+    """Fit K heads for the innovation's mean, each on its own bootstrap sample of the episodes.
+
+    A head is a random ReLU layer and a ridge regression: closed form, and far from the data the
+    members disagree because each bends elsewhere.
+    Source: Lakshminarayanan et al. 2017; Rahimi & Recht 2007 for the random layer.
+    """
+    rng = np.random.default_rng(seed)
+    center, scale = rows.features.mean(axis=0), np.maximum(rows.features.std(axis=0), 1e-6)
+    inputs = MLP(center=center, scale=scale, weights=(), biases=()).standardize(rows.features)
+    width = inputs.shape[1]
+    names, owner = np.unique(rows.episode, return_inverse=True)
+    first, first_bias, last, last_bias = [], [], [], []
+    for _ in range(members):
+        weight = rng.normal(0.0, width**-0.5, (width, hidden)).astype(np.float32)
+        bias = rng.uniform(-1.0, 1.0, (1, hidden)).astype(np.float32)
+        drawn = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        weights = drawn[owner].astype(np.float32)[:, None]
+        phi = np.maximum(inputs @ weight + bias, 0.0)
+        phi = np.concatenate([phi, np.ones((len(phi), 1), np.float32)], axis=1)
+        gram = (phi * weights).T @ phi
+        ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+        solution = np.linalg.solve(
+            (gram + ridge).astype(np.float64), ((phi * weights).T @ rows.residual)
+        )
+        first.append(weight)
+        first_bias.append(bias)
+        last.append(solution[:-1].astype(np.float32))
+        last_bias.append(solution[-1:].astype(np.float32))
+    return MLP(
+        center=center.astype(np.float32),
+        scale=scale.astype(np.float32),
+        weights=(np.stack(first), np.stack(last)),
+        biases=(np.stack(first_bias), np.stack(last_bias)),
+    )
+
+
+def fit_inverse(
+    features: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    episode: NDArray[np.int64],
+    hidden: int,
+    seed: int,
+    progress: Progress,
+) -> MLP:
+    """Fit the inverse-dynamics head: features (M, I) -> standardized actions (M, A)."""
+    center, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
+    inputs = MLP(center=center, scale=scale, weights=(), biases=()).standardize(features)
+    x, y = torch.from_numpy(inputs), torch.from_numpy(targets)
+    held_out = torch.from_numpy(_held_out(episode, seed))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Linear(x.shape[1], hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, y.shape[1]),
+        )
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
+    train = torch.nonzero(~held_out)[:, 0]
+    best, best_state, waited = float("inf"), {}, 0
+    for epoch in range(_MAX_EPOCHS):
+        for batch in train[torch.randperm(len(train), generator=generator)].split(256):
+            loss = nn.functional.smooth_l1_loss(net(x[batch]), y[batch], beta=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            held = nn.functional.mse_loss(net(x[held_out]), y[held_out]).item()
+        if held < best * 0.999:
+            best, waited = held, 0
+            best_state = {name: value.clone() for name, value in net.state_dict().items()}
+        else:
+            waited += 1
+        progress("fit inverse dynamics", epoch + 1, _MAX_EPOCHS)
+        if waited >= _PATIENCE:
+            break
+    net.load_state_dict(best_state)
+    progress("fit inverse dynamics", _MAX_EPOCHS, _MAX_EPOCHS)
+    layers = [layer for layer in net if isinstance(layer, nn.Linear)]
+    return MLP(
+        center=center.astype(np.float32),
+        scale=scale.astype(np.float32),
+        weights=tuple(_array(layer.weight.T) for layer in layers),
+        biases=tuple(_array(layer.bias) for layer in layers),
+    )
+
+
+def fit_whitener(values: NDArray[np.float32]) -> Whitener:
+    """Fit mean and shrunk covariance of values (M, D), M at least 2.
+
+    Source: Ledoit & Wolf 2004.
+    """
+    mean = values.mean(axis=0, dtype=np.float64)
+    covariance, _ = ledoit_wolf(values.astype(np.float64) - mean, assume_centered=True)
+    eigenvalues, vectors = np.linalg.eigh(np.atleast_2d(covariance))
+    floor = 1e-8 * max(float(eigenvalues.max()), 1e-12)
+    whiten = vectors / np.sqrt(np.maximum(eigenvalues, floor))
+    return Whitener(mean=mean.astype(np.float32), whiten=whiten.astype(np.float32))
+
+
+def pooled_motion(episodes: list[EncodedEpisode]) -> NDArray[np.float32]:
+    """Changes of the token-mean latent over one step, all episodes together: (M, D)."""
+    return np.concatenate([np.diff(e.latents.mean(axis=1), axis=0) for e in episodes])
+
+
+def fit_gain(
+    variable: LatentVariable, model: Predictor, windows: Windows, samples: int, seed: int
+) -> NDArray[np.float32]:
+    """Find the noise amplitude per step with which sampled variance equals realized error: (H,).
+
+    Step by step: what earlier noise has grown into is measured, the rest is added. Noise that the
+    predictor amplifies beyond the realized error cannot be taken back; the gain is then small.
+    """
+    gain = np.ones(windows.horizon, np.float32)
+    error = np.mean((windows.observed - windows.predicted) ** 2, axis=(0, 2, 3), dtype=np.float64)
+    past = windows.history.shape[1] - 1
+    for step in range(windows.horizon):
+        trial = LatentVariable(
+            base=variable.base,
+            factor=variable.factor,
+            scale_head=variable.scale_head,
+            mean_heads=variable.mean_heads,
+            gain=gain,
+        )
+        spread = []
+        for amplitude in (0.0, 1.0):
+            gain[step] = amplitude
+            latents, _, _ = trial.rollouts(
+                model, windows.history, windows.actions[:, : past + step + 1], samples, seed
+            )
+            spread.append(float(latents[:, :, step].var(axis=1, ddof=1).mean()))
+        added = max(spread[1] - spread[0], 1e-12)
+        gain[step] = np.sqrt(max(error[step] - spread[0], 0.0) / added)
+    return gain

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calibration report as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jepa_edge.calibration.records import CalibrationReport, Rate, SpreadReport
+
+from jepa_edge.report import Section, Table, write_page
+
+_COLORS = ("#0b6e99", "#d1762b", "#3f8f5b", "#8a5aa8", "#b0413e", "#5b6b7b")
+
+
+def write_report(path: Path, report: CalibrationReport, bundle_name: str) -> None:
+    """Write the report's HTML page."""
+    calibration = report.calibration
+    write_page(
+        path,
+        f"Calibration of {bundle_name}, variant {calibration.variant}",
+        f"alpha {calibration.alpha:g}; {sum(calibration.episodes.values())} recorded episodes; "
+        f"seed {calibration.seed}; graphs {calibration.variant_sha256[:12]}; "
+        f"{calibration.created_utc}",
+        [
+            _summary(report),
+            _coverage(report),
+            reliability_section(report),
+            spread_section([report.spread]),
+            _channels(report),
+        ],
+    )
+
+
+def percent(rate: Rate) -> str:
+    """A rate with its interval, in percent."""
+    return (
+        f"{100 * rate.value:.1f} % ({rate.count}/{rate.trials}), "
+        f"95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f} %"
+    )
+
+
+def _summary(report: CalibrationReport) -> Section:
+    calibration, thresholds = report.calibration, report.calibration.thresholds
+    splits = ", ".join(f"{name} {count}" for name, count in calibration.episodes.items())
+    domain = calibration.domain
+    rows = [
+        ["episodes per split", splits],
+        ["held-out episodes that raise CAUTION", percent(report.false_alarms)],
+        ["held-out episodes that reach REJECT", percent(report.rejections)],
+        ["held-out steps above the CAUTION threshold", f"{100 * report.steps_alarmed:.2f} %"],
+        [
+            "CAUTION threshold",
+            f"{thresholds.caution:.3f}, at most {100 * thresholds.caution_alpha:.3g} % of episodes",
+        ],
+        [
+            "REJECT threshold",
+            f"{thresholds.reject:.3f}, at most {100 * thresholds.reject_alpha:.3g} % of episodes",
+        ],
+        ["4-step error, shuffled / commanded actions", f"{report.action_use.ratio:.2f}"],
+        [
+            "calibrated for",
+            f"{domain.rate_hz:g} Hz, episodes of {domain.steps_min} to {domain.steps_max} steps",
+        ],
+    ]
+    return Section(
+        title="What the thresholds promise",
+        paragraphs=[
+            (
+                "A nominal episode that is exchangeable with the calibration episodes exceeds a "
+                "threshold at any step and in any channel with at most the stated probability. The "
+                "probability is taken over the calibration episodes too; it holds for episodes as "
+                "long as those recorded, and says nothing about which faults are seen."
+            ),
+            *(f"Warning: {warning}." for warning in report.warnings),
+        ],
+        tables=[Table(header=["quantity", "value"], rows=rows)],
+    )
+
+
+def _coverage(report: CalibrationReport) -> Section:
+    rows = [
+        [
+            f"{row.alpha:g}",
+            str(row.horizon),
+            f"{row.radius:.3f}",
+            f"{row.measured.count}/{row.measured.trials}",
+            f"{100 * row.measured.value:.1f}",
+            f"{100 * row.measured.low:.1f} to {100 * row.measured.high:.1f}",
+            f"{100 * row.accept_low:.1f} to {100 * row.accept_high:.1f}",
+            "inside" if row.accepted else "OUTSIDE",
+            f"{100 * row.all_windows:.1f}",
+        ]
+        for row in report.coverage
+    ]
+    return Section(
+        title="Coverage per horizon on held-out episodes",
+        paragraphs=[
+            (
+                "The radius is in innovation energy. It comes from all windows of the conformal "
+                "episodes, each episode weighing the same; a window drawn from a fresh episode lies "
+                "inside with probability at least 1 - alpha. For the count, one window is drawn from "
+                "each held-out episode, so that the count is binomial and the test exact."
+            ),
+        ],
+        tables=[
+            Table(
+                header=[
+                    "alpha",
+                    "horizon",
+                    "radius",
+                    "inside",
+                    "coverage %",
+                    "95 % interval",
+                    "accepted at 99 %",
+                    "verdict",
+                    "all windows %",
+                ],
+                rows=rows,
+            )
+        ],
+    )
+
+
+def reliability_section(report: CalibrationReport) -> Section:
+    """Nominal against measured coverage, before and after conformal calibration."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", name="ideal", line={"color": "#b8c4cd", "dash": "dot"}
+    )
+    for index, row in enumerate(report.reliability):
+        color = _COLORS[index % len(_COLORS)]
+        label = f"{row.horizon} step{'s' if row.horizon > 1 else ''}"
+        figure.add_scatter(
+            x=row.nominal,
+            y=row.conformal,
+            name=label,
+            mode="lines+markers",
+            line={"color": color},
+            marker={"size": 5},
+        )
+        figure.add_scatter(
+            x=row.nominal,
+            y=row.gaussian,
+            name=f"{label}, before",
+            mode="lines",
+            line={"color": color, "dash": "dash", "width": 1},
+            visible="legendonly",
+        )
+    _layout(figure, "nominal coverage", "measured on held-out episodes", height=460)
+    figure.update_yaxes(range=[0, 1.01])
+    return Section(
+        title="Reliability",
+        paragraphs=[
+            (
+                "All windows of the held-out episodes, each episode weighing the same. The dashed "
+                "lines (click them in the legend) are the covariance head taken at its word, before "
+                "conformal calibration."
+            )
+        ],
+        figures=[figure],
+    )
+
+
+def spread_section(reports: Sequence[SpreadReport]) -> Section:
+    """Spread against realized error for one or more samplers on the same windows."""
+    import plotly.graph_objects as go
+
+    first = reports[0]
+    horizons = list(range(1, len(first.spread) + 1))
+    growth, curve = go.Figure(), go.Figure()
+    growth.add_scatter(x=horizons, y=first.error, name="realized error", line={"color": "#1b2733"})
+    for index, report in enumerate(reports):
+        color = _COLORS[index % len(_COLORS)]
+        growth.add_scatter(
+            x=horizons, y=report.spread, name=f"spread, {report.name}", line={"color": color}
+        )
+        curve.add_scatter(x=report.coverage, y=report.risk, name=report.name, line={"color": color})
+    curve.add_scatter(
+        x=first.coverage,
+        y=first.oracle_risk,
+        name="oracle",
+        line={"color": "#1b2733", "dash": "dot"},
+    )
+    curve.add_scatter(
+        x=[0, 1],
+        y=[first.aurc_random] * 2,
+        name="random",
+        mode="lines",
+        line={"color": "#b8c4cd", "dash": "dot"},
+    )
+    _layout(growth, "steps ahead", "root mean square, latent units", height=360)
+    growth.update_xaxes(dtick=1)
+    _layout(curve, "share of windows kept, least spread first", "mean error of those", height=360)
+    header = ["Spearman of spread and error", "overall", *(f"{h} steps" for h in horizons), "AURC"]
+    rows = [
+        [
+            f"{report.name} ({report.samples} samples)",
+            *(
+                f"{c.value:.2f} [{c.low:.2f}, {c.high:.2f}]"
+                for c in (report.overall, *report.per_horizon)
+            ),
+            f"{report.aurc:.4g}",
+        ]
+        for report in reports
+    ]
+    blank = [""] * (1 + len(horizons))
+    rows.append(["random", *blank, f"{first.aurc_random:.4g}"])
+    rows.append(["oracle", *blank, f"{first.aurc_oracle:.4g}"])
+    return Section(
+        title="Spread of sampled futures against realized error",
+        paragraphs=[
+            (
+                f"{first.windows} held-out nominal windows. Spread is the root mean square deviation "
+                "of the sampled futures; the error is that of the model's own prediction. Brackets "
+                "are 95 % bootstrap intervals over episodes. Published for MC-dropout on a released "
+                "LeWM: 0.40. The overall figure also rewards a spread that grows with the horizon."
+            )
+        ],
+        tables=[Table(header=header, rows=rows)],
+        figures=[growth, curve],
+    )
+
+
+def _channels(report: CalibrationReport) -> Section:
+    rows = [
+        [
+            channel.name,
+            f"{channel.center:.3f}",
+            f"+{channel.high:.3f}",
+            "not watched" if channel.low is None else f"-{channel.low:.3f}",
+        ]
+        for channel in report.calibration.channels
+    ]
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
+    return Section(
+        title="Channels",
+        paragraphs=[
+            (
+                "Natural logarithms of energies. Score 0 is the center, score 1 the offset shown, "
+                "which one nominal episode in ten reaches at its worst step."
+            ),
+            f"Time: {seconds}.",
+        ],
+        tables=[Table(header=["channel", "center", "score 1 above", "score 1 below"], rows=rows)],
+    )
+
+
+def _layout(figure: Any, x: str, y: str, height: int) -> None:
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        xaxis_title=x,
+        yaxis_title=y,
+        font={"family": "system-ui, sans-serif"},
+    )

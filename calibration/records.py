@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a calibration reports, as it goes to JSON. All probabilities and rates are in [0, 1]."""
+
+from __future__ import annotations
+
+import msgspec
+
+from jepa_edge.calibration_file import Calibration
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all report records."""
+
+
+class Rate(_Record, frozen=True, kw_only=True):
+    """A measured proportion with its 95 % Clopper-Pearson interval."""
+
+    count: int
+    trials: int
+    value: float
+    low: float
+    high: float
+
+
+class Coverage(_Record, frozen=True, kw_only=True):
+    """Coverage on held-out episodes at one alpha and horizon, one random window per episode.
+
+    accept_low, accept_high: coverages inside the exact 99 % binomial interval around 1 - alpha.
+    all_windows: the same with every window, averaged per episode; smoother, not binomial.
+    """
+
+    alpha: float
+    horizon: int
+    radius: float
+    measured: Rate
+    accept_low: float
+    accept_high: float
+    accepted: bool
+    all_windows: float
+
+
+class Reliability(_Record, frozen=True, kw_only=True):
+    """Nominal against held-out coverage for one horizon, all windows.
+
+    conformal: after calibration. gaussian: what the head's covariance alone would promise.
+    """
+
+    horizon: int
+    nominal: tuple[float, ...]
+    conformal: tuple[float, ...]
+    gaussian: tuple[float, ...]
+
+
+class Correlation(_Record, frozen=True, kw_only=True):
+    """A Spearman correlation with a 95 % bootstrap interval over episodes."""
+
+    value: float
+    low: float
+    high: float
+
+
+class SpreadReport(_Record, frozen=True, kw_only=True):
+    """Spread of sampled futures against realized error of the model's own prediction.
+
+    spread, error: root mean square over latent numbers, means per horizon, latent units.
+    per_horizon: spearman within one horizon; overall: over all pairs, which also rewards growing
+    with the horizon. coverage, risk: share of windows kept by increasing spread (mean over the
+    horizon) and their mean error. aurc: area under that curve; random: its value for an
+    uninformative spread; oracle: for one that sorts by the error itself.
+    """
+
+    name: str
+    windows: int
+    samples: int
+    overall: Correlation
+    per_horizon: tuple[Correlation, ...]
+    spread: tuple[float, ...]
+    error: tuple[float, ...]
+    coverage: tuple[float, ...]
+    risk: tuple[float, ...]
+    oracle_risk: tuple[float, ...]
+    aurc: float
+    aurc_random: float
+    aurc_oracle: float
+
+
+class ActionUse(_Record, frozen=True, kw_only=True):
+    """Mean squared 4-step error with shuffled over that with commanded actions; 1 is deaf."""
+
+    commanded: float
+    shuffled: float
+    ratio: float
+
+
+class CalibrationReport(_Record, frozen=True, kw_only=True):
+    """Everything a calibration measured, and the calibration itself.
+
+    false_alarms: held-out nominal episodes that reach CAUTION; rejections: that reach REJECT.
+    steps_alarmed: share of held-out steps above the caution threshold. seconds: per stage.
+    """
+
+    calibration: Calibration
+    coverage: tuple[Coverage, ...]
+    reliability: tuple[Reliability, ...]
+    false_alarms: Rate
+    rejections: Rate
+    steps_alarmed: float
+    spread: SpreadReport
+    action_use: ActionUse
+    gain: tuple[float, ...]
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+class FaultResult(_Record, frozen=True, kw_only=True):
+    """How one fault was seen. Delays are in frames from its onset, over detected episodes.
+
+    detected: reached CAUTION or REJECT at or after onset; rejected: REJECT. early: were above the
+    caution threshold before onset, which is a false alarm. by_channel: share of episodes in which
+    that channel alone exceeds the caution threshold at or after onset.
+    """
+
+    fault: str
+    onset: int
+    detected: Rate
+    rejected: Rate
+    early: Rate
+    delay_median: float | None
+    delay_p90: float | None
+    by_channel: dict[str, float]
+
+
+class FaultReport(_Record, frozen=True, kw_only=True):
+    """All faults beside what the same monitor does on nominal episodes.
+
+    false_alarms: nominal episodes that reach CAUTION. alarms_per_hour: onsets of alarm per hour of
+    nominal operation, counting a run of alarmed steps once. nominal_by_channel: share of nominal
+    episodes in which that channel alone alarms.
+    """
+
+    false_alarms: Rate
+    rejections: Rate
+    alarms_per_hour: float
+    nominal_by_channel: dict[str, float]
+    faults: tuple[FaultResult, ...]

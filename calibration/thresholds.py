@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From episodes to numbers in the calibration file: standardization, thresholds, radii."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jepa_edge.calibration.conformal import (
+    conformal_quantile,
+    grouped_conformal_quantile,
+    required_episodes,
+)
+from jepa_edge.calibration.dataset import EncodedEpisode, Windows
+from jepa_edge.calibration.fit_scale import transitions_of
+from numpy.typing import NDArray
+
+from jepa_edge.calibration_file import ChannelScale, Radius, Thresholds
+from jepa_edge.channels import BASE_CHANNELS, CHANNELS, Observer, episode_steps, smoothed
+from jepa_edge.latent_variable import LatentVariable, Predictor
+
+STANDARD_ALPHAS = (0.1, 0.05)
+"""Radii for these are always stored, where there are episodes enough, beside the user's alpha."""
+
+_SCORE_ONE = 0.9
+"""Share of nominal episodes whose worst step stays below score 1 in one channel and tail."""
+
+
+def measured_channels(
+    observer: Observer, model: Predictor, episode: EncodedEpisode, history: int
+) -> NDArray[np.float64]:
+    """Return the base channels of all steps of an episode: (T', 7)."""
+    return observer.measure(episode_steps(model, episode.latents, episode.actions, history))
+
+
+def fit_standardization(measured: Sequence[NDArray[np.float64]]) -> tuple[ChannelScale, ...]:
+    """Scale every channel and tail so that its worst step per episode is seldom above 1.
+
+    measured: base channels of each episode, (T_k, 7). Each tail then spends a like share of the
+    false alarms, however heavy it is; a common median and MAD would hand all of it to the
+    heaviest. These constants carry no guarantee; the thresholds do, from other episodes.
+    """
+    stacked = np.concatenate(measured)
+    center = np.nanmedian(stacked, axis=0)
+    values = [smoothed(episode, center) for episode in measured]
+    # A running mean moves around 0 by its making; its median over a short episode may not.
+    centers = np.concatenate([center, np.zeros(len(CHANNELS) - len(BASE_CHANNELS))])
+    highest = np.array([np.nanmax(episode, axis=0) for episode in values]) - centers
+    lowest = centers - np.array([np.nanmin(episode, axis=0) for episode in values])
+    scales = []
+    for index, channel in enumerate(CHANNELS):
+        high = _positive(float(np.quantile(highest[:, index], _SCORE_ONE)))
+        low = _positive(float(np.quantile(lowest[:, index], _SCORE_ONE)))
+        scales.append(
+            ChannelScale(
+                name=channel.name,
+                center=float(centers[index]),
+                high=high,
+                low=low if channel.low_tail else None,
+            )
+        )
+    return tuple(scales)
+
+
+def fit_thresholds(worst: NDArray[np.float64], alpha: float) -> Thresholds:
+    """Set conformal thresholds from the largest score of each conformal episode, (n,).
+
+    Raises CalibrationError when n is too small for alpha.
+    """
+    reject_alpha = max(alpha / 5.0, 1.0 / (worst.size + 1))
+    return Thresholds(
+        caution=conformal_quantile(worst, alpha),
+        reject=conformal_quantile(worst, min(reject_alpha, alpha)),
+        caution_alpha=alpha,
+        reject_alpha=min(reject_alpha, alpha),
+        episodes=int(worst.size),
+    )
+
+
+def window_energies(variable: LatentVariable, windows: Windows) -> NDArray[np.float64]:
+    """Innovation energy of every window at every horizon: (W, H) float64."""
+    columns = [
+        variable.energy(transitions_of(windows, step), windows.observed[:, step - 1])
+        for step in range(1, windows.horizon + 1)
+    ]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def by_episode(
+    values: NDArray[np.float64], episode: NDArray[np.int64]
+) -> list[NDArray[np.float64]]:
+    """Split rows (W, ...) into one array per episode."""
+    return [values[episode == name] for name in np.unique(episode)]
+
+
+def fit_radii(
+    energies: NDArray[np.float64], episode: NDArray[np.int64], alphas: Sequence[float]
+) -> tuple[Radius, ...]:
+    """Set conformal radii per horizon from windows (W, H) of the conformal episodes.
+
+    alphas that the number of episodes does not support are left out.
+    """
+    groups = by_episode(energies, episode)
+    return tuple(
+        Radius(
+            alpha=alpha,
+            energies=tuple(
+                grouped_conformal_quantile([group[:, step] for group in groups], alpha)
+                for step in range(energies.shape[1])
+            ),
+        )
+        for alpha in alphas
+        if len(groups) >= required_episodes(alpha)
+    )
+
+
+def alphas_with(alpha: float) -> tuple[float, ...]:
+    """Return the user's alpha and the standard ones, largest first, without repetition."""
+    return tuple(sorted({alpha, *STANDARD_ALPHAS}, reverse=True))
+
+
+def worst_scores(
+    episodes: Sequence[EncodedEpisode],
+    score: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Return the largest score over steps and channels of each episode: (n,) float64."""
+    return np.array([np.nanmax(score(e.latents, e.actions)) for e in episodes])
+
+
+def _positive(scale: float) -> float:
+    """A channel that never moves must not divide by zero; 1e-3 is 0.1 % of an energy."""
+    return max(scale, 1e-3)

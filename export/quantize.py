@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lower precisions of an ONNX graph: FP16, and static INT8 in the portable profile.
+
+The quantizers are NNCF's and ONNX Runtime's; this module configures them, and checks what they
+made against `jepa_edge.export.profile`.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from jepa_edge.errors import ExportError, MissingDependencyError
+from jepa_edge.export.onnx_graph import (
+    GraphIndex,
+    batches,
+    feed_floats_to_other_nodes,
+    layer_names,
+    sort_nodes,
+)
+from jepa_edge.export.profile import check_profile
+from jepa_edge.export.quiet import quiet
+
+Feeds = Mapping[str, NDArray[np.generic]]
+
+_FLOAT32_OPS = ("LayerNormalization", "Softmax")
+"""Kept in float32 in an FP16 graph: their sums overflow half precision (TensorRT#2564, #4493)."""
+
+
+class Quantizer(str, enum.Enum):
+    """Who quantizes."""
+
+    NNCF = "nncf"
+    ONNXRUNTIME = "onnxruntime"
+
+
+def to_fp16(model: Any) -> Any:
+    """Return a copy in FP16 whose inputs and outputs stay as they were."""
+    with quiet():
+        float16 = importlib.import_module("onnxruntime.transformers.float16")
+        converted = float16.convert_float_to_float16(
+            copy.deepcopy(model),
+            keep_io_types=True,
+            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *_FLOAT32_OPS],
+        )
+    del converted.graph.value_info[:]
+    sort_nodes(converted)
+    onnx.checker.check_model(converted, full_check=True)
+    return converted
+
+
+def quantize(model: Any, feeds: Feeds, quantizer: Quantizer) -> Any:
+    """Return a statically quantized copy, every weighted node in INT8.
+
+    model: a float32 graph of `export_module`. feeds: calibration inputs by name, batch first.
+    Raises MissingDependencyError without NNCF where it is asked for, ExportError when the
+    quantizer fails or its graph leaves the portable profile.
+    """
+    run = _quantize_nncf if quantizer is Quantizer.NNCF else _quantize_onnxruntime
+    try:
+        with quiet():
+            quantized = run(model, feeds)
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # both raise types of their own, without a common base
+        line = str(error).strip().splitlines()[:1]
+        raise ExportError(
+            f"{quantizer.value} cannot quantize the graph: {type(error).__name__}"
+            f"{': ' + line[0] if line else ''}; install the versions of the extra `export`"
+        ) from error
+    feed_floats_to_other_nodes(quantized)
+    onnx.checker.check_model(quantized, full_check=True)
+    check_profile(quantized)
+    index = GraphIndex(quantized)
+    for node in quantized.graph.node:
+        if index.is_weighted(node) and not index.is_quantized(node):
+            raise ExportError(f"{quantizer.value} left the layer {node.name} in float, unasked")
+    return quantized
+
+
+def _quantize_nncf(model: Any, feeds: Feeds) -> Any:
+    """SmoothQuant, min-max ranges, fast bias correction."""
+    with _without_telemetry():
+        try:
+            nncf = importlib.import_module("nncf")
+        except ImportError as error:
+            raise MissingDependencyError(
+                "nncf is needed for its quantizer; pip install 'jepa-edge[export]'"
+            ) from error
+    layers = set(layer_names(model))
+    samples = list(batches(feeds, 1))
+    quantized = nncf.quantize(
+        copy.deepcopy(model),
+        nncf.Dataset(samples),
+        subset_size=len(samples),
+        preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric activations
+        model_type=nncf.ModelType.TRANSFORMER,  # turns SmoothQuant on
+        ignored_scope=nncf.IgnoredScope(
+            names=[node.name for node in model.graph.node if node.name not in layers],
+            validate=False,
+        ),
+    )
+    del quantized.metadata_props[:]  # paths and options of this machine
+    return quantized
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Import NNCF as if its telemetry package were missing: it then sends and stores nothing."""
+    name = "openvino_telemetry"
+    before = sys.modules.get(name)
+    # Read by nncf.telemetry at import as a second switch.
+    os.environ.setdefault("NNCF_CI", "1")
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+
+
+def _quantize_onnxruntime(model: Any, feeds: Feeds) -> Any:
+    """Min-max ranges."""
+    quantization = importlib.import_module("onnxruntime.quantization")
+    reader = type(
+        "_Reader",
+        (quantization.CalibrationDataReader,),
+        {"get_next": lambda self, samples=batches(feeds): next(samples, None)},
+    )()
+    with tempfile.TemporaryDirectory() as directory:
+        source, target = Path(directory, "float.onnx"), Path(directory, "int8.onnx")
+        onnx.save(model, source)
+        quantization.quantize_static(
+            source,
+            target,
+            reader,
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_quantize=list(layer_names(model)),
+            op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm", "Conv"],
+            },
+        )
+        return onnx.load(target)

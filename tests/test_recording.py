@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings: read back what was written, refuse what is damaged, never overwrite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jepa_edge.errors import InputError
+from jepa_edge.recording import Episode, Recording, RecordingInfo, RecordingWriter
+
+INFO = RecordingInfo(rate_hz=5.0, action_dim=4)
+
+
+def _episode(steps: int = 6, seed: int = 0) -> Episode:
+    rng = np.random.default_rng(seed)
+    return Episode(
+        name="e",
+        frames=rng.integers(0, 256, (steps + 1, 8, 8, 3), dtype=np.uint8),
+        actions=rng.uniform(0, 512, (steps, 4)).astype(np.float32),
+        stamps_s=np.arange(steps + 1) / 5.0,
+    )
+
+
+def test_episodes_come_back_bit_for_bit(tmp_path: Path) -> None:
+    with RecordingWriter(tmp_path / "runs", INFO) as writer:
+        for seed in range(3):
+            writer.add(_episode(seed=seed))
+    recording = Recording(tmp_path / "runs")
+    assert len(recording) == 3
+    assert recording.info == INFO
+    for seed, episode in enumerate(recording):
+        expected = _episode(seed=seed)
+        assert np.array_equal(episode.frames, expected.frames)
+        assert np.array_equal(episode.actions, expected.actions)
+        assert np.array_equal(episode.stamps_s, expected.stamps_s)
+
+
+def test_a_failed_recording_leaves_nothing(tmp_path: Path) -> None:
+    def fail_half_way() -> None:
+        with RecordingWriter(tmp_path / "runs", INFO) as writer:
+            writer.add(_episode())
+            raise RuntimeError("camera unplugged")
+
+    with pytest.raises(RuntimeError, match="camera"):
+        fail_half_way()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        RecordingWriter(tmp_path / "runs", INFO)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "pickle", "missing"])
+def test_a_damaged_episode_is_named(tmp_path: Path, damage: str) -> None:
+    with RecordingWriter(tmp_path / "runs", INFO) as writer:
+        writer.add(_episode())
+    file = tmp_path / "runs" / "episode_00000.npz"
+    if damage == "truncate":
+        file.write_bytes(file.read_bytes()[:100])
+    elif damage == "pickle":
+        np.savez(file, frames=np.array([{"a": 1}], dtype=object))
+    else:
+        np.savez(file, frames=_episode().frames)
+    with pytest.raises(InputError, match=r"episode_00000\.npz"):
+        Recording(tmp_path / "runs").load(0)
+
+
+def test_misaligned_or_non_finite_episodes_are_refused() -> None:
+    good = _episode()
+    with pytest.raises(InputError, match="need 7 frames"):
+        Episode(name="e", frames=good.frames[1:], actions=good.actions, stamps_s=good.stamps_s)
+    with pytest.raises(InputError, match="NaN"):
+        Episode(
+            name="e",
+            frames=good.frames,
+            actions=good.actions * np.float32(np.nan),
+            stamps_s=good.stamps_s,
+        )
+    with pytest.raises(InputError, match="float32"):
+        Episode(
+            name="e",
+            frames=good.frames.astype(np.float32),  # type: ignore[arg-type]
+            actions=good.actions,
+            stamps_s=good.stamps_s,
+        )
+
+
+def test_a_directory_that_is_no_recording_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a recording"):
+        Recording(tmp_path)
+    (tmp_path / "recording.json").write_text('{"rate_hz": "fast"}')
+    with pytest.raises(InputError, match="does not fit"):
+        Recording(tmp_path)

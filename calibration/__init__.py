@@ -4,7 +4,12 @@
 from jepa_edge.calibration.calibrate import calibrate_bundle, calibrate_model
 from jepa_edge.calibration.evaluate import evaluate_faults
 from jepa_edge.calibration.options import CalibrateOptions
-from jepa_edge.calibration.records import CalibrationReport, FaultReport, SpreadReport
+from jepa_edge.calibration.records import (
+    CalibrationReport,
+    FaultReport,
+    SpreadReport,
+    VariantReport,
+)
 from jepa_edge.calibration.spread import Sampler, evaluate_spread
 
 __all__ = [
@@ -13,6 +18,7 @@ __all__ = [
     "FaultReport",
     "Sampler",
     "SpreadReport",
+    "VariantReport",
     "calibrate_bundle",
     "calibrate_model",
     "evaluate_faults",

@@ -28,7 +28,7 @@ from jepa_edge.calibration.dataset import (
 from jepa_edge.calibration.fit import action_use, fit_latent_variable, fit_observer
 from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.calibration.page import write_report
-from jepa_edge.calibration.records import ActionUse, CalibrationReport
+from jepa_edge.calibration.records import ActionUse, CalibrationReport, VariantReport
 from jepa_edge.calibration.spread import evaluate_spread, pick_windows
 from jepa_edge.calibration.thresholds import (
     alphas_with,
@@ -70,7 +70,7 @@ class Fitted:
     """One variant's calibration before it is written: the heads as bytes, and the report."""
 
     heads: bytes
-    report: CalibrationReport
+    report: VariantReport
 
 
 def calibrate_bundle(
@@ -78,11 +78,11 @@ def calibrate_bundle(
     data: Path | str,
     options: CalibrateOptions | None = None,
     progress: Progress = silent,
-) -> tuple[CalibrationReport, ...]:
+) -> CalibrationReport:
     """Calibrate one variant of a bundle, or all of them, on recorded nominal runs.
 
     path: the bundle, which is replaced as a whole when everything is done; other variants keep
-    their calibrations. data: a recording made at the model's rate. Returns one report per variant.
+    their calibrations. data: a recording made at the model's rate.
     Raises CalibrationError when there are too few or too short episodes, InputError when the
     recording does not fit the model, BundleError when the bundle is damaged.
     """
@@ -99,7 +99,7 @@ def calibrate_bundle(
         for variant, result in fitted.items():
             _write(staging, variant, result, bundle.path.name)
         seal(staging, bundle.manifest)
-    return tuple(result.report for result in fitted.values())
+    return CalibrationReport(variants={name: result.report for name, result in fitted.items()})
 
 
 def calibrate_model(
@@ -176,7 +176,7 @@ def calibrate_model(
     size = int(np.prod(windows["test"].observed.shape[2:]))
     coverage = measure_coverage(energies["test"], windows["test"].episode, radii, options.seed)
     clock.lap("test")
-    report = CalibrationReport(
+    report = VariantReport(
         calibration=calibration,
         coverage=coverage,
         reliability=measure_reliability(

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jepa_edge.calibration.records import CalibrationReport, Rate, SpreadReport
+from jepa_edge.calibration.records import Rate, SpreadReport, VariantReport
 
 from jepa_edge.report import Section, Table, write_page
 
 _COLORS = ("#0b6e99", "#d1762b", "#3f8f5b", "#8a5aa8", "#b0413e", "#5b6b7b")
 
 
-def write_report(path: Path, report: CalibrationReport, bundle_name: str) -> None:
+def write_report(path: Path, report: VariantReport, bundle_name: str) -> None:
     """Write the report's HTML page."""
     calibration = report.calibration
     write_page(
@@ -41,7 +41,7 @@ def percent(rate: Rate) -> str:
     )
 
 
-def _summary(report: CalibrationReport) -> Section:
+def _summary(report: VariantReport) -> Section:
     calibration, thresholds = report.calibration, report.calibration.thresholds
     splits = ", ".join(f"{name} {count}" for name, count in calibration.episodes.items())
     domain = calibration.domain
@@ -79,7 +79,7 @@ def _summary(report: CalibrationReport) -> Section:
     )
 
 
-def _coverage(report: CalibrationReport) -> Section:
+def _coverage(report: VariantReport) -> Section:
     rows = [
         [
             f"{row.alpha:g}",
@@ -99,9 +99,9 @@ def _coverage(report: CalibrationReport) -> Section:
         paragraphs=[
             (
                 "The radius is in innovation energy. It comes from all windows of the conformal "
-                "episodes, each episode weighing the same; a window drawn from a fresh episode lies "
-                "inside with probability at least 1 - alpha. For the count, one window is drawn from "
-                "each held-out episode, so that the count is binomial and the test exact."
+                "episodes, each episode weighing the same; a window drawn from a fresh episode "
+                "lies inside with probability at least 1 - alpha. For the count, one window is "
+                "drawn from each held-out episode, so that it is binomial and the test exact."
             ),
         ],
         tables=[
@@ -123,7 +123,7 @@ def _coverage(report: CalibrationReport) -> Section:
     )
 
 
-def reliability_section(report: CalibrationReport) -> Section:
+def reliability_section(report: VariantReport) -> Section:
     """Nominal against measured coverage, before and after conformal calibration."""
     import plotly.graph_objects as go
 
@@ -157,8 +157,8 @@ def reliability_section(report: CalibrationReport) -> Section:
         paragraphs=[
             (
                 "All windows of the held-out episodes, each episode weighing the same. The dashed "
-                "lines (click them in the legend) are the covariance head taken at its word, before "
-                "conformal calibration."
+                "lines (click them in the legend) are the covariance head taken at its word, "
+                "before conformal calibration."
             )
         ],
         figures=[figure],
@@ -214,10 +214,11 @@ def spread_section(reports: Sequence[SpreadReport]) -> Section:
         title="Spread of sampled futures against realized error",
         paragraphs=[
             (
-                f"{first.windows} held-out nominal windows. Spread is the root mean square deviation "
-                "of the sampled futures; the error is that of the model's own prediction. Brackets "
-                "are 95 % bootstrap intervals over episodes. Published for MC-dropout on a released "
-                "LeWM: 0.40. The overall figure also rewards a spread that grows with the horizon."
+                f"{first.windows} held-out nominal windows. Spread is the root mean square "
+                "deviation of the sampled futures; the error is that of the model's own "
+                "prediction. Brackets are 95 % bootstrap intervals over episodes. Published for "
+                "MC-dropout on a released LeWM: 0.40. The overall figure also rewards a spread "
+                "that grows with the horizon."
             )
         ],
         tables=[Table(header=header, rows=rows)],
@@ -225,7 +226,7 @@ def spread_section(reports: Sequence[SpreadReport]) -> Section:
     )
 
 
-def _channels(report: CalibrationReport) -> Section:
+def _channels(report: VariantReport) -> Section:
     rows = [
         [
             channel.name,

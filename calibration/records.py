@@ -92,8 +92,8 @@ class ActionUse(_Record, frozen=True, kw_only=True):
     ratio: float
 
 
-class CalibrationReport(_Record, frozen=True, kw_only=True):
-    """Everything a calibration measured, and the calibration itself.
+class VariantReport(_Record, frozen=True, kw_only=True):
+    """Everything the calibration of one variant measured, and the calibration itself.
 
     false_alarms: held-out nominal episodes that reach CAUTION; rejections: that reach REJECT.
     steps_alarmed: share of held-out steps above the caution threshold. seconds: per stage.
@@ -110,6 +110,12 @@ class CalibrationReport(_Record, frozen=True, kw_only=True):
     gain: tuple[float, ...]
     warnings: tuple[str, ...]
     seconds: dict[str, float]
+
+
+class CalibrationReport(_Record, frozen=True, kw_only=True):
+    """One report per variant that was calibrated, by its name."""
+
+    variants: dict[str, VariantReport]
 
 
 class FaultResult(_Record, frozen=True, kw_only=True):

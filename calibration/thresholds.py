@@ -73,7 +73,7 @@ def fit_thresholds(worst: NDArray[np.float64], alpha: float) -> Thresholds:
         reject=conformal_quantile(worst, min(reject_alpha, alpha)),
         caution_alpha=alpha,
         reject_alpha=min(reject_alpha, alpha),
-        episodes=int(worst.size),
+        nominal=tuple(np.sort(worst).tolist()),
     )
 
 

@@ -271,6 +271,7 @@ def _fill(config: LeWMConfig, state: dict[str, Tensor], where: str) -> LeWM:
     with torch.device("meta"):
         model = LeWM(config)
     expected = model.state_dict()
+    weights: dict[str, Tensor] = {}
     for name, slot in expected.items():
         if name not in state and name.endswith(_BATCH_COUNTER):
             # Converters drop this counter, and inference does not read it.
@@ -286,12 +287,14 @@ def _fill(config: LeWMConfig, state: dict[str, Tensor], where: str) -> LeWM:
                 f"{where}: tensor {name!r} has shape {tuple(tensor.shape)}, expected "
                 f"{tuple(slot.shape)}; pass the config that belongs to these weights"
             )
-        if tensor.is_floating_point() != slot.is_floating_point():
+        plain = tensor.layout == torch.strided and not tensor.is_quantized
+        if not plain or tensor.is_floating_point() != slot.is_floating_point():
             raise CheckpointError(
-                f"{where}: tensor {name!r} is {tensor.dtype}, expected {slot.dtype}; "
-                "pass the unquantized weights"
+                f"{where}: tensor {name!r} is {tensor.dtype} ({tensor.layout}), expected "
+                f"{slot.dtype}; pass the plain, unquantized weights"
             )
-        if not bool(tensor.isfinite().all()):
+        weights[name] = tensor.to(slot.dtype)
+        if not bool(weights[name].isfinite().all()):
             raise CheckpointError(
                 f"{where}: tensor {name!r} holds NaN or infinity; training diverged or the file "
                 "is damaged, pass an earlier checkpoint"
@@ -302,7 +305,6 @@ def _fill(config: LeWMConfig, state: dict[str, Tensor], where: str) -> LeWM:
             f"{where} has {len(unexpected)} tensors that the model has no place for, the first "
             f"{unexpected[0]!r}; pass the config that belongs to these weights"
         )
-    weights = {name: state[name].to(slot.dtype) for name, slot in expected.items()}
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 

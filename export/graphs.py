@@ -276,7 +276,7 @@ def _compose(first: nn.Linear, second: nn.Linear) -> nn.Linear:
 
 
 def _patch_linear(conv: nn.Conv2d, mean: Sequence[float], std: Sequence[float]) -> nn.Linear:
-    """Make the patch convolution a linear layer on pixels p / 128 - 1 in (row, column, channel) order.
+    """Make the patch convolution linear on pixels p / 128 - 1, in (row, column, channel) order.
 
     A normalized pixel is (p / 255 - mean) / std = (p / 128 - 1) * 128 / (255 std)
     + (128 / 255 - mean) / std, so that the normalization is a scale and a bias per channel.

@@ -35,10 +35,11 @@ def check_profile(model: Any) -> None:
 def profile_violations(model: Any) -> list[str]:
     """Return one line per place where a graph leaves the profile; none means that it is within."""
     index = GraphIndex(model)
-    problems = []
-    for opset in model.opset_import:
-        if opset.domain not in ("", "ai.onnx") or opset.version != OPSET:
-            problems.append(f"opset {opset.domain or 'ai.onnx'} {opset.version}, expected {OPSET}")
+    problems = [
+        f"opset {opset.domain or 'ai.onnx'} {opset.version}, expected {OPSET}"
+        for opset in model.opset_import
+        if opset.domain not in ("", "ai.onnx") or opset.version != OPSET
+    ]
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or node.op_type in _FORBIDDEN_OPS:
             problems.append(f"{node.name} is a {node.domain or 'ai.onnx'} {node.op_type}")

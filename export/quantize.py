@@ -136,10 +136,11 @@ def _without_telemetry() -> Iterator[None]:
 def _quantize_onnxruntime(model: Any, feeds: Feeds) -> Any:
     """Min-max ranges."""
     quantization = importlib.import_module("onnxruntime.quantization")
+    samples = batches(feeds)
     reader = type(
         "_Reader",
         (quantization.CalibrationDataReader,),
-        {"get_next": lambda self, samples=batches(feeds): next(samples, None)},
+        {"get_next": lambda self: next(samples, None)},
     )()
     with tempfile.TemporaryDirectory() as directory:
         source, target = Path(directory, "float.onnx"), Path(directory, "int8.onnx")

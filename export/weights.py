@@ -81,15 +81,14 @@ def _load_torch(path: Path) -> Any:
             raise _damaged(path, "its index cannot be decoded") from error
         raise CheckpointError(
             f"{path} holds pickled Python objects ({objects}), not only weights, and loading "
-            "them would run code from the file; if you trust it, convert it in the environment "
-            f"that made it: {_conversion(path)}, then export {_converted(path)}"
+            f"them would run code from the file; {_way_out(path)}"
         ) from error
     except Exception as error:  # a damaged pickle stream fails anywhere, in any way
         raise _damaged(path, str(error) or type(error).__name__) from error
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
-    first_line = reason.strip().split("\n", 1)[0][:120]
+    first_line = re.split(r"\n|\. ", reason.strip(), maxsplit=1)[0][:120]
     return CheckpointError(
         f"{path} is a truncated or damaged torch file ({first_line}); fetch it again"
     )
@@ -104,18 +103,20 @@ def _pickled_objects(path: Path, error: Exception) -> str:
     return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
 
 
-def _converted(path: Path) -> str:
-    stem = path.name.removesuffix(".ckpt").removesuffix(".pt").removesuffix("_object")
-    return f"{stem}_weight.ckpt"
-
-
-def _conversion(path: Path) -> str:
+def _way_out(path: Path) -> str:
+    """Say how to get from a pickled module to its weights."""
+    name = path.name.removesuffix(".ckpt").removesuffix(".pt").removesuffix("_object")
+    name += "_weight.ckpt"
+    if path.with_name(name).exists():  # released archives hold both
+        return f"export {name} beside it instead"
     script = (
         f"import torch; m = torch.load('{path.name}', map_location='cpu', weights_only=False); "
-        "torch.save(m['state_dict'] if isinstance(m, dict) else m.state_dict(), "
-        f"'{_converted(path)}')"
+        f"torch.save(m['state_dict'] if isinstance(m, dict) else m.state_dict(), '{name}')"
     )
-    return f'cd {shlex.quote(str(path.parent))} && python -c "{script}"'
+    return (
+        "if you trust it, convert it in the environment that made it: "
+        f'cd {shlex.quote(str(path.parent))} && python -c "{script}", then export {name}'
+    )
 
 
 def _tensors_of(loaded: Any, path: Path) -> StateDict:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import bisect
 from typing import Annotated
 
 import msgspec
@@ -41,13 +42,28 @@ class Thresholds(_Strict, frozen=True, kw_only=True):
     `caution_alpha`, and `reject` with at most `reject_alpha`, if it is exchangeable with the
     `episodes` that the thresholds came from. reject_alpha = max(alpha / 5, 1 / (episodes + 1)):
     the tightest level that this many episodes support, but not below a fifth of alpha.
+    nominal: the largest score of every one of them, ascending.
     """
 
     caution: float
     reject: float
     caution_alpha: Probability
     reject_alpha: Probability
-    episodes: Annotated[int, Meta(gt=0)]
+    nominal: tuple[float, ...]
+
+    @property
+    def episodes(self) -> int:
+        """Number of conformal episodes."""
+        return len(self.nominal)
+
+    def p_value(self, score: float) -> float:
+        """Return the conformal p-value of a score: (1 + how many nominal ones reach it) / (n + 1).
+
+        A whole nominal episode stays above p with probability at least 1 - p.
+        Source: Vovk et al. 2005.
+        """
+        reached = len(self.nominal) - bisect.bisect_left(self.nominal, score)
+        return (1 + reached) / (len(self.nominal) + 1)
 
 
 class Radius(_Strict, frozen=True, kw_only=True):

@@ -89,7 +89,7 @@ class LatentVariable:
     @property
     def rank(self) -> int:
         """R, columns of the low-rank part of the covariance."""
-        return self.factor.shape[1]
+        return int(self.factor.shape[1])
 
     def features(self, transitions: Transitions) -> NDArray[np.float32]:
         """Return the heads' inputs (B * N, 2 D + A + H): one row per token.

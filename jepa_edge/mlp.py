@@ -34,11 +34,12 @@ class MLP:
             x = x @ weight + bias
             if layer < last:
                 x = np.maximum(x, np.float32(0.0))
-        return x
+        return np.asarray(x, np.float32)
 
     def standardize(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Center, scale and cut inputs (B, I), as the first layer sees them."""
-        return np.clip((inputs - self.center) / self.scale, -_INPUT_LIMIT, _INPUT_LIMIT)
+        scaled = (inputs - self.center) / self.scale
+        return np.asarray(np.clip(scaled, -_INPUT_LIMIT, _INPUT_LIMIT), np.float32)
 
     def to_arrays(self, prefix: str) -> dict[str, NDArray[np.float32]]:
         """Name the arrays `prefix.center`, `prefix.0.weight`, ... for storage."""

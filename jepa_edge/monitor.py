@@ -35,7 +35,8 @@ class ChannelScores:
 
     values, scores: (C,) float64 in the order of CHANNELS; a channel that is not there yet has NaN
     and -inf. score: the largest score. level: NOMINAL, CAUTION or REJECT by the thresholds.
-    reasons: of all channels whose score exceeds the caution threshold.
+    reasons: of all channels whose score exceeds the caution threshold. confidence: conformal
+    p-value of the score among the worst steps of nominal episodes; near 1 for an ordinary step.
     """
 
     values: NDArray[np.float64]
@@ -43,6 +44,7 @@ class ChannelScores:
     score: float
     level: Level
     reasons: Reason
+    confidence: float
 
     @property
     def worst(self) -> str:
@@ -167,7 +169,12 @@ class Monitor:
             if value > thresholds.caution:
                 reasons |= channel.reason
         return ChannelScores(
-            values=values, scores=scores, score=score, level=level, reasons=reasons
+            values=values,
+            scores=scores,
+            score=score,
+            level=level,
+            reasons=reasons,
+            confidence=thresholds.p_value(score),
         )
 
     def episode(

@@ -170,11 +170,7 @@ def config_from_shapes(state: Mapping[str, Tensor], where: str) -> LeWMConfig:
 
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
-    """Return the number of layers: one more than the highest index, so that a gap is noticed."""
-    indices = [
-        int(index)
-        for key in state
-        if key.startswith(prefix)
-        and (index := key.removeprefix(prefix).split(".", 1)[0]).isdecimal()
-    ]
-    return max(indices, default=-1) + 1
+    """Return the number of distinct layers under a prefix."""
+    return len(
+        {key.removeprefix(prefix).split(".", 1)[0] for key in state if key.startswith(prefix)}
+    )

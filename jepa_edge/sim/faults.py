@@ -15,7 +15,10 @@ OCCLUSION_GRAY = 24
 """Gray level of the patch, 0 to 255: dirt or a cable close to the lens, nearly black."""
 
 GLIDE_DAMPING = 0.3
-"""Share of its velocity that the block keeps per second on the slippery table (nominal: 0)."""
+"""Share of its velocity that the block keeps per second on the slippery table."""
+
+NOMINAL_DAMPING = 0.0
+"""The same on the nominal table: gym-pusht's block stops at once."""
 
 
 class FaultKind(enum.Enum):
@@ -29,6 +32,10 @@ class FaultKind(enum.Enum):
     """Actuator: the agent holds its position whatever is commanded."""
     FRICTION = "friction"
     """Dynamics: the table turns slippery, so the block glides on after a push."""
+
+
+CAMERA_FAULTS = (FaultKind.OCCLUSION, FaultKind.FROZEN)
+"""Faults that change frames; the others change what actions do."""
 
 
 def occlude(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

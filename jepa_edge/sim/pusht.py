@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jepa_edge.errors import InputError, MissingDependencyError
-from jepa_edge.sim.faults import GLIDE_DAMPING, FaultKind, occlude
+from jepa_edge.sim.faults import (
+    CAMERA_FAULTS,
+    GLIDE_DAMPING,
+    NOMINAL_DAMPING,
+    FaultKind,
+    occlude,
+)
 
 ENV_RATE_HZ = 10.0
 """Control rate of gym-pusht: environment steps per second."""
@@ -158,6 +164,15 @@ class PushTSim:
         self._step = 0
         self._frame = None
         self._held = None
+
+    def inject(self, fault: FaultKind | None) -> None:
+        """Break something from the next action block on, or repair everything with None."""
+        self._env.space.damping = NOMINAL_DAMPING
+        self._held = None
+        if fault is not FaultKind.FROZEN:
+            self._frame = None
+        self.fault = fault
+        self.fault_start = self._step + (fault in CAMERA_FAULTS)
 
     def set_state(self, state: ArrayLike) -> None:
         """Put agent and block exactly at a state (6,), at rest. The step count stays.

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an export is asked for, and what it reports."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from jepa_edge.errors import InputError
+from jepa_edge.export.int8 import QuantizationReport
+from jepa_edge.export.parity import VariantParity
+
+
+class Precision(str, enum.Enum):
+    """A variant of a bundle, named after the precision of its weighted layers."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+def parse_precisions(text: str) -> tuple[Precision, ...]:
+    """Read a list such as "fp32,int8". Raises InputError for a precision that is not known."""
+    known = {precision.value: precision for precision in Precision}
+    parsed = []
+    for word in filter(None, (part.strip().lower() for part in text.split(","))):
+        if word not in known:
+            raise InputError(f"precision is {word!r}, expected a list of {', '.join(known)}")
+        parsed.append(known[word])
+    return tuple(parsed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """Settings of an export.
+
+    calibration_data: a recording (directory) that fits the model. Every precision needs it, since
+        parity and golden outputs come from real frames of episodes that are held out.
+    precisions: variants to make; fp32 is always among them, as the reference.
+    max_latent_error: budget of every variant, for encoder and predictor each, on held-out windows:
+        sqrt(mean squared error / variance of the latents), centered. 0.1 is an SQNR of 20 dB, and
+        asks for a centered cosine of 1 - 0.1^2 = 0.99.
+    calibration_frames, tuning_frames, held_out_frames: windows for activation ranges, for the
+        choice of float layers, and for parity.
+    checkpoint_config: a file that overrides what the checkpoint says of observations and actions.
+    threads: for the sensitivity runs; latencies are always of one thread.
+    command: the command line, kept as provenance.
+    Raises InputError when a value is out of range.
+    """
+
+    calibration_data: Path
+    precisions: tuple[Precision, ...] = (Precision.FP32, Precision.INT8)
+    max_latent_error: float = 0.1
+    calibration_frames: int = 256
+    tuning_frames: int = 64
+    held_out_frames: int = 128
+    seed: int = 0
+    checkpoint_config: Path | None = None
+    threads: int = 1
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        wanted = {Precision(precision) for precision in self.precisions} | {Precision.FP32}
+        object.__setattr__(self, "precisions", tuple(p for p in Precision if p in wanted))
+        if not 0.0 < self.max_latent_error < 1.0:
+            raise InputError(
+                f"max_latent_error is {self.max_latent_error}, expected a number between 0 and 1: "
+                "the part of the latents' spread that may be error; 0.1 is usual"
+            )
+        for name, low in (
+            ("calibration_frames", 8),
+            ("tuning_frames", 8),
+            ("held_out_frames", 8),
+            ("threads", 1),
+        ):
+            if getattr(self, name) < low:
+                raise InputError(f"{name} is {getattr(self, name)}, expected {low} or more")
+
+
+class DataReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The windows that were used. sha256: of the calibration frames and actions, as bytes."""
+
+    recording: str
+    sha256: str
+    calibration_windows: int
+    tuning_windows: int
+    held_out_windows: int
+    calibration_episodes: tuple[str, ...]
+    held_out_episodes: tuple[str, ...]
+
+
+class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant. realized: weighted operators by precision, counted in the finished graphs.
+
+    quantization: by graph ("encoder", "predictor"); empty unless the variant is int8.
+    """
+
+    precision: str
+    realized: dict[str, int]
+    parity: VariantParity
+    quantization: dict[str, QuantizationReport]
+
+
+class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All that an export measured; it is also the bundle's reports/export.json."""
+
+    bundle: str
+    family: str
+    max_latent_error: float
+    variants: dict[str, VariantReport]
+    data: DataReport
+    warnings: tuple[str, ...]
+    seconds: float

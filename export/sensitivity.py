@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which layers pay for INT8, and the fewest to keep in float so that an error budget is met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_edge.errors import ExportError
+from jepa_edge.export.onnx_graph import keep_float, layer_names, run_model
+from jepa_edge.metrics import centered_cosine, sqnr_db
+from jepa_edge.progress import Progress, silent
+
+Feeds = Mapping[str, NDArray[np.generic]]
+
+_MARGIN = 0.85
+"""The search aims at this part of the budget, so that frames it has not seen meet all of it."""
+
+_SENSITIVITY_SAMPLES = 32
+
+
+class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
+    """The error when this layer alone is in int8: relative to the latents' spread, and in dB."""
+
+    layer: str
+    error: float
+    sqnr_db: float
+    kept_float: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """A graph within the budget, on the tuning data. error: of that graph; all_int8_error: before.
+
+    layers: every weighted layer in the order in which they run.
+    """
+
+    model: Any
+    layers: tuple[LayerSensitivity, ...]
+    error: float
+    all_int8_error: float
+
+
+def latent_error(reference: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
+    """Relative RMS error, centered: sqrt(mean squared error / variance of the reference over B).
+
+    0.1 is an SQNR of 20 dB. The mean over B is no signal: a model that ignored its input would
+    otherwise look accurate.
+    """
+    return float(10.0 ** (-sqnr_db(reference, actual) / 20.0))
+
+
+def min_cosine(max_error: float) -> float:
+    """Return the centered cosine that goes with an error budget: 0.99 at 0.1."""
+    return 1.0 - max_error**2
+
+
+def within(reference: NDArray[np.float32], actual: NDArray[np.float32], max_error: float) -> bool:
+    """Whether latents meet a budget, in error and in centered cosine."""
+    return latent_error(reference, actual) <= max_error and centered_cosine(
+        reference, actual
+    ) >= min_cosine(max_error)
+
+
+def measure_layers(
+    quantized: Any,
+    reference: Any,
+    feeds: Feeds,
+    expected: NDArray[np.float32],
+    *,
+    threads: int = 1,
+    stage: str = "layer sensitivity",
+    progress: Progress = silent,
+) -> tuple[LayerSensitivity, ...]:
+    """Put one layer at a time in int8, all others in float, and measure the output's error.
+
+    quantized, reference: the same graph fully quantized and in float32. expected: the float32
+    output for feeds. Noise of independent layers adds up in power, so these errors rank the layers
+    by what each contributes.
+    """
+    count = min(len(expected), _SENSITIVITY_SAMPLES)
+    feeds = {name: values[:count] for name, values in feeds.items()}
+    layers = layer_names(reference)
+    measured = []
+    for done, layer in enumerate(layers):
+        progress(stage, done, len(layers))
+        single = keep_float(quantized, reference, [name for name in layers if name != layer])
+        actual = run_model(single, feeds, threads)
+        measured.append(
+            LayerSensitivity(
+                layer=layer,
+                error=latent_error(expected[:count], actual),
+                sqnr_db=min(sqnr_db(expected[:count], actual), 200.0),
+            )
+        )
+    progress(stage, len(layers), len(layers))
+    return tuple(measured)
+
+
+def keep_sensitive_layers(
+    quantized: Any,
+    reference: Any,
+    feeds: Feeds,
+    expected: NDArray[np.float32],
+    max_error: float,
+    *,
+    threads: int = 1,
+    stage: str = "layer",
+    progress: Progress = silent,
+) -> SearchResult:
+    """Keep in float the fewest layers, most sensitive first, with which the error is in budget.
+
+    max_error: of `latent_error` on frames that this search does not see; it aims lower itself.
+    The number of float layers is bisected: every step runs the whole graph on feeds.
+    Raises ExportError when the budget is not met with a single layer in int8.
+    """
+    layers = measure_layers(
+        quantized,
+        reference,
+        feeds,
+        expected,
+        threads=threads,
+        stage=f"{stage} sensitivity",
+        progress=progress,
+    )
+    ranked = sorted(layers, key=lambda layer: -layer.error)
+    target = _MARGIN * max_error
+    errors: dict[int, float] = {}
+
+    def attempt(kept: int) -> tuple[Any, bool]:
+        names = {layer.layer for layer in ranked[:kept]}
+        model = keep_float(quantized, reference, names)
+        actual = run_model(model, feeds, threads)
+        errors[kept] = latent_error(expected, actual)
+        return model, within(expected, actual, target)
+
+    best, fits = attempt(0)
+    kept, low, high = 0, 0, len(ranked) - 1
+    if not fits:
+        kept = high
+        best, fits = attempt(high)
+        if not fits:
+            raise ExportError(
+                f"the latent error budget {max_error:g} cannot be met in int8: with every layer "
+                f"quantized the error is {errors[0]:.3g}, with {ranked[-1].layer} alone quantized "
+                f"still {errors[high]:.3g} (the search aims at {target:.3g}, to leave a margin for "
+                "new frames); raise --max-latent-error or leave int8 out of --precision"
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            progress(f"{stage} search", len(errors), len(ranked).bit_length() + 2)
+            model, fits = attempt(middle)
+            if fits:
+                best, kept, high = model, middle, middle
+            else:
+                low = middle
+        progress(f"{stage} search", 1, 1)
+    floats = {layer.layer for layer in ranked[:kept]}
+    return SearchResult(
+        model=best,
+        layers=tuple(
+            msgspec.structs.replace(layer, kept_float=layer.layer in floats) for layer in layers
+        ),
+        error=errors[kept],
+        all_int8_error=errors[0],
+    )

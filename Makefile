@@ -29,7 +29,8 @@ bench: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	rm -rf build/lint && $(BIN)/pip install --quiet --no-deps --target build/lint .
+	cd build/lint && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.?pp')
 
 format: $(VENV)/.dev

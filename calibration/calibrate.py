@@ -15,6 +15,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from safetensors.numpy import save
+
+from jepa_edge.bundle import Bundle, seal, staged_bundle
 from jepa_edge.calibration.coverage import measure_coverage, measure_reliability, rate
 from jepa_edge.calibration.dataset import (
     EncodedEpisode,
@@ -23,34 +26,30 @@ from jepa_edge.calibration.dataset import (
     data_sha256,
     encode_recording,
     make_windows,
+    roll_episodes,
     split_episodes,
 )
 from jepa_edge.calibration.fit import action_use, fit_latent_variable, fit_observer
 from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.calibration.page import write_report
-from jepa_edge.calibration.records import ActionUse, CalibrationReport, VariantReport
+from jepa_edge.calibration.records import ActionUse, CalibrationReport, Coverage, VariantReport
 from jepa_edge.calibration.spread import evaluate_spread, pick_windows
 from jepa_edge.calibration.thresholds import (
     alphas_with,
+    channel_scores,
     fit_radii,
     fit_standardization,
     fit_thresholds,
-    measured_channels,
     window_energies,
+    worst_scores,
 )
-from numpy.typing import NDArray
-from safetensors.numpy import save
-
-from jepa_edge.bundle import Bundle, seal, staged_bundle
 from jepa_edge.calibration_file import (
     Calibration,
-    ChannelScale,
     Domain,
     calibration_name,
     heads_name,
 )
-from jepa_edge.channels import LONG, smoothed
-from jepa_edge.monitor import standardization
+from jepa_edge.channels import LONG, episode_steps
 from jepa_edge.progress import Progress, silent
 from jepa_edge.recording import Recording
 from jepa_edge.version import __version__
@@ -114,28 +113,23 @@ def calibrate_model(
     check_lengths(encoded, recording, history, options.fitted_horizon)
     clock.lap("encode")
     parts = {name: [encoded[i] for i in chosen] for name, chosen in splits.items()}
-    windows = {
-        name: make_windows(
-            model,
-            parts[name],
-            history,
-            options.fitted_horizon,
-            progress=progress,
-            stage=f"roll out {name}",
-        )
-        for name in parts
-    }
+    rolled_all = roll_episodes(model, encoded, history, options.fitted_horizon, progress)
+    rolled = {name: [rolled_all[i] for i in chosen] for name, chosen in splits.items()}
+    windows = {name: make_windows(parts[name], rolled[name], history) for name in parts}
     clock.lap("roll out")
     variable = fit_latent_variable(model, windows["fit"], windows["standardize"], options, progress)
-    observer = fit_observer(variable, model, parts["fit"], history, options, progress)
+    observer = fit_observer(variable, parts["fit"], options, progress)
     clock.lap("fit")
 
     measured = {
-        name: [measured_channels(observer, model, e, history) for e in parts[name]]
+        name: [
+            observer.measure(episode_steps(rollouts, e.latents, e.actions, history))
+            for e, rollouts in zip(parts[name], rolled[name], strict=True)
+        ]
         for name in ("standardize", "conformal", "test")
     }
-    channels = fit_standardization(measured["standardize"])
-    thresholds = fit_thresholds(_worst(measured["conformal"], channels), options.alpha)
+    scales = fit_standardization(measured["standardize"])
+    thresholds = fit_thresholds(worst_scores(measured["conformal"], scales), options.alpha)
     energies = {
         name: window_energies(variable, windows[name])[:, : options.horizon]
         for name in ("conformal", "test")
@@ -152,7 +146,7 @@ def calibrate_model(
         seed=options.seed,
         episodes={name: len(chosen) for name, chosen in splits.items()},
         data_sha256=data_sha256(recording),
-        channels=channels,
+        channels=scales,
         thresholds=thresholds,
         radii=radii,
         domain=_domain(encoded, recording),
@@ -161,8 +155,8 @@ def calibrate_model(
     )
     clock.lap("thresholds")
 
-    worst = _worst(measured["test"], channels)
-    steps = np.concatenate([_scores(m, channels).max(axis=1) for m in measured["test"]])
+    worst = worst_scores(measured["test"], scales)
+    steps = np.concatenate([channel_scores(m, scales).max(axis=1) for m in measured["test"]])
     picked = pick_windows(windows["test"], _SPREAD_WINDOWS, options.seed)
     spread = evaluate_spread(
         lambda past, actions: (
@@ -212,21 +206,6 @@ def _write(staging: Path, variant: str, result: Fitted, bundle_name: str) -> Non
     write_report(staging / f"reports/calibration_{variant}.html", result.report, bundle_name)
 
 
-def _scores(
-    measured: NDArray[np.float64], channels: tuple[ChannelScale, ...]
-) -> NDArray[np.float64]:
-    """Scores (T', C) of one episode from its base channels (T', 7)."""
-    standard = standardization(channels)
-    return standard.score(smoothed(measured, standard.center))
-
-
-def _worst(
-    measured: Sequence[NDArray[np.float64]], channels: tuple[ChannelScale, ...]
-) -> NDArray[np.float64]:
-    """Largest score of each episode: (n,)."""
-    return np.array([_scores(episode, channels).max() for episode in measured])
-
-
 def _domain(episodes: Sequence[EncodedEpisode], recording: Recording) -> Domain:
     actions = np.concatenate([episode.actions for episode in episodes])
     lengths = [len(episode.actions) for episode in episodes]
@@ -239,7 +218,7 @@ def _domain(episodes: Sequence[EncodedEpisode], recording: Recording) -> Domain:
     )
 
 
-def _warnings(use: ActionUse, coverage: Sequence[object]) -> tuple[str, ...]:
+def _warnings(use: ActionUse, coverage: Sequence[Coverage]) -> tuple[str, ...]:
     warnings = []
     if use.ratio < _DEAF:
         warnings.append(

@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
 from jepa_edge.calibration.conformal import (
     acceptance_interval,
     clopper_pearson,
@@ -14,9 +17,6 @@ from jepa_edge.calibration.conformal import (
 )
 from jepa_edge.calibration.records import Coverage, Rate, Reliability
 from jepa_edge.calibration.thresholds import by_episode
-from numpy.typing import NDArray
-from scipy import stats
-
 from jepa_edge.calibration_file import Radius
 
 _LEVELS = (*tuple(round(0.05 * k, 2) for k in range(1, 20)), 0.975)

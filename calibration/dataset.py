@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jepa_edge.calibration.conformal import required_episodes
 from numpy.typing import NDArray
 
 from jepa_edge.bundle import sha256_file
-from jepa_edge.channels import LONG, first_step
+from jepa_edge.calibration.conformal import required_episodes
+from jepa_edge.channels import LONG, episode_rollouts, first_step
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.latent_variable import Predictor
-from jepa_edge.progress import Progress
+from jepa_edge.progress import Progress, silent
 from jepa_edge.recording import Recording
 from jepa_edge.world_model import WorldModel
 
@@ -55,7 +55,7 @@ class Windows:
     @property
     def horizon(self) -> int:
         """H, steps that every window was rolled."""
-        return self.predicted.shape[1]
+        return int(self.predicted.shape[1])
 
     def take(self, rows: NDArray[np.int64]) -> Windows:
         """Return some of the windows, by index or mask."""
@@ -155,42 +155,40 @@ def check_lengths(
             )
 
 
-def make_windows(
+def roll_episodes(
     model: Predictor,
     episodes: Sequence[EncodedEpisode],
     history: int,
     horizon: int,
-    *,
-    batch: int = 512,
-    progress: Progress | None = None,
-    stage: str = "roll out",
-) -> Windows:
-    """Roll the model from every history in every episode that has `horizon` steps after it."""
-    pieces: dict[str, list[NDArray[np.float32]]] = {"history": [], "actions": [], "observed": []}
-    owner = []
+    progress: Progress = silent,
+) -> list[NDArray[np.float32]]:
+    """Roll the model from every history of every episode; see `episode_rollouts`."""
+    rolled = []
     for index, episode in enumerate(episodes):
-        count = len(episode.actions) - (history - 1) - horizon + 1
+        rolled.append(episode_rollouts(model, episode.latents, episode.actions, history, horizon))
+        progress("roll out", index + 1, len(episodes))
+    return rolled
+
+
+def make_windows(
+    episodes: Sequence[EncodedEpisode], rolled: Sequence[NDArray[np.float32]], history: int
+) -> Windows:
+    """Gather the rollouts that have an observed latent at every one of their steps."""
+    pieces: list[list[NDArray[np.generic]]] = [[], [], [], [], []]
+    horizon = rolled[0].shape[1]
+    for index, (episode, predicted) in enumerate(zip(episodes, rolled, strict=True)):
+        count = len(predicted) - horizon + 1
         starts = np.arange(count)[:, None]
-        pieces["history"].append(episode.latents[starts + np.arange(history)])
-        pieces["actions"].append(episode.actions[starts + np.arange(history - 1 + horizon)])
-        pieces["observed"].append(episode.latents[starts + history + np.arange(horizon)])
-        owner.append(np.full(count, index))
-    past, actions, observed = (np.concatenate(pieces[name]) for name in pieces)
-    predicted = np.empty_like(observed)
-    for begin in range(0, len(past), batch):
-        rows = slice(begin, begin + batch)
-        window = past[rows]
-        for step in range(horizon):
-            taken = np.ascontiguousarray(actions[rows, step : step + history])
-            latent = model.predict(window, taken)
-            predicted[rows, step] = latent
-            window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
-        if progress is not None:
-            progress(stage, min(begin + batch, len(past)), len(past))
+        parts = (
+            episode.latents[starts + np.arange(history)],
+            episode.actions[starts + np.arange(history - 1 + horizon)],
+            predicted[:count],
+            episode.latents[starts + history + np.arange(horizon)],
+            np.full(count, index),
+        )
+        for piece, part in zip(pieces, parts, strict=True):
+            piece.append(part)
+    past, actions, predictions, observed, owner = (np.concatenate(piece) for piece in pieces)
     return Windows(
-        history=past,
-        actions=actions,
-        predicted=predicted,
-        observed=observed,
-        episode=np.concatenate(owner),
+        history=past, actions=actions, predicted=predictions, observed=observed, episode=owner
     )

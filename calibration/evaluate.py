@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
 from jepa_edge.calibration.coverage import rate
 from jepa_edge.calibration.dataset import check_recording, encode_recording
 from jepa_edge.calibration.records import FaultReport, FaultResult
-from numpy.typing import NDArray
-
 from jepa_edge.channels import CHANNELS
 from jepa_edge.errors import InputError
 from jepa_edge.monitor import Monitor
@@ -93,7 +93,7 @@ def _scores(
 
 def _worst(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Largest score per frame, -inf while the history fills: (T + 1,)."""
-    return np.max(np.where(np.isnan(scores), -np.inf, scores), axis=1)
+    return np.asarray(np.max(np.where(np.isnan(scores), -np.inf, scores), axis=1))
 
 
 def _onsets(scores: NDArray[np.float64], caution: float) -> int:

@@ -4,26 +4,29 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
+
 from jepa_edge.calibration.dataset import EncodedEpisode, Windows
 from jepa_edge.calibration.fit_heads import (
     fit_gain,
     fit_inverse,
     fit_mean_heads,
     fit_whitener,
+    moving_directions,
     pooled_motion,
 )
 from jepa_edge.calibration.fit_scale import fit_scale_head, residual_base, training_rows
 from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.calibration.spread import pick_windows
-from numpy.typing import NDArray
-
-from jepa_edge.channels import Observer, Steps, episode_steps, inverse_features
+from jepa_edge.channels import Observer, inverse_features
 from jepa_edge.latent_variable import LatentVariable, Predictor
 from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
 
 _GAIN_WINDOWS = 96
 _GAIN_SAMPLES = 12
+_MOVING = 8
+"""Directions of motion that the monitor watches more closely."""
 
 
 def fit_latent_variable(
@@ -64,9 +67,7 @@ def fit_latent_variable(
 
 def fit_observer(
     variable: LatentVariable,
-    model: Predictor,
     episodes: list[EncodedEpisode],
-    history: int,
     options: CalibrateOptions,
     progress: Progress,
 ) -> Observer:
@@ -78,28 +79,28 @@ def fit_observer(
     actions = np.concatenate([episode.actions for episode in episodes])
     mean = actions.mean(axis=0)
     std = np.maximum(actions.std(axis=0), 1e-6)
-    steps = [episode_steps(model, e.latents, e.actions, history) for e in episodes]
-    fitted = max(2, len(steps) - max(1, len(steps) // 5))
+    inputs = [inverse_features(e.latents[:-2], e.latents[1:-1], e.latents[2:]) for e in episodes]
+    targets = [((e.actions[1:] - mean) / std).astype(np.float32) for e in episodes]
+    fitted = max(2, len(episodes) - max(1, len(episodes) // 5))
     inverse = fit_inverse(
-        np.concatenate([inverse_features(s) for s in steps[:fitted]]),
-        np.concatenate([(s.action - mean) / std for s in steps[:fitted]]).astype(np.float32),
-        np.concatenate([np.full(len(s.action), k) for k, s in enumerate(steps[:fitted])]),
+        np.concatenate(inputs[:fitted]),
+        np.concatenate(targets[:fitted]),
+        np.concatenate([np.full(len(t), k) for k, t in enumerate(targets[:fitted])]),
         options.hidden,
         options.seed,
         progress,
     )
-    rest = steps[fitted:] or steps
+    rest = range(fitted, len(episodes))
     pooled = np.concatenate([e.latents.mean(axis=1) for e in episodes])
     return Observer(
         latent_variable=variable,
+        moving=moving_directions(episodes, min(_MOVING, variable.base.shape[1])),
         latent=fit_whitener(pooled),
         motion=fit_whitener(pooled_motion(episodes)),
         inverse=inverse,
         action_mean=mean.astype(np.float32),
         action_std=std.astype(np.float32),
-        action_whiten=fit_whitener(
-            np.concatenate([_inverse_error(inverse, s, mean, std) for s in rest])
-        ),
+        action_whiten=fit_whitener(np.concatenate([targets[k] - inverse(inputs[k]) for k in rest])),
     )
 
 
@@ -122,13 +123,6 @@ def action_use(model: Predictor, windows: Windows, steps: int, seed: int) -> tup
             window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
         errors.append(float(np.mean((window[:, -1] - chosen.observed[:, steps - 1]) ** 2)))
     return errors[0], errors[1]
-
-
-def _inverse_error(
-    inverse: MLP, steps: Steps, mean: NDArray[np.float32], std: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    error = (steps.action - mean) / std - inverse(inverse_features(steps))
-    return np.asarray(error, np.float32)
 
 
 def _blank(

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jepa_edge.calibration.dataset import EncodedEpisode, Windows
-from jepa_edge.calibration.fit_scale import Rows, _array, _held_out
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 from torch import nn
 
-from jepa_edge.channels import Whitener
-from jepa_edge.latent_variable import LatentVariable, Predictor
+from jepa_edge.calibration.dataset import EncodedEpisode, Windows
+from jepa_edge.calibration.fit_scale import Rows, _array, _held_out
+from jepa_edge.channels import LONG, Whitener
+from jepa_edge.latent_variable import LatentVariable, Predictor, Transitions
 from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
 
@@ -85,10 +85,11 @@ def fit_inverse(
     train = torch.nonzero(~held_out)[:, 0]
     best, best_state, waited = float("inf"), {}, 0
     for epoch in range(_MAX_EPOCHS):
-        for batch in train[torch.randperm(len(train), generator=generator)].split(256):
+        order = train[torch.randperm(len(train), generator=generator)]
+        for batch in torch.split(order, 256):
             loss = nn.functional.smooth_l1_loss(net(x[batch]), y[batch], beta=0.1)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         with torch.no_grad():
             held = nn.functional.mse_loss(net(x[held_out]), y[held_out]).item()
@@ -129,32 +130,48 @@ def pooled_motion(episodes: list[EncodedEpisode]) -> NDArray[np.float32]:
     return np.concatenate([np.diff(e.latents.mean(axis=1), axis=0) for e in episodes])
 
 
+def moving_directions(episodes: list[EncodedEpisode], count: int) -> NDArray[np.float32]:
+    """Principal directions (D, count) of how latents change over LONG steps, all tokens."""
+    changes = [episode.latents[LONG:] - episode.latents[:-LONG] for episode in episodes]
+    dim = changes[0].shape[-1]
+    rows = np.concatenate([change.reshape(-1, dim) for change in changes]).astype(np.float64)
+    _, vectors = np.linalg.eigh(rows.T @ rows)
+    return np.ascontiguousarray(vectors[:, -count:], dtype=np.float32)
+
+
 def fit_gain(
     variable: LatentVariable, model: Predictor, windows: Windows, samples: int, seed: int
 ) -> NDArray[np.float32]:
     """Find the noise amplitude per step with which sampled variance equals realized error: (H,).
 
     Step by step: what earlier noise has grown into is measured, the rest is added. Noise that the
-    predictor amplifies beyond the realized error cannot be taken back; the gain is then small.
+    predictor amplifies beyond the realized error cannot be taken back; the gain is then 0.
     """
-    gain = np.ones(windows.horizon, np.float32)
-    error = np.mean((windows.observed - windows.predicted) ** 2, axis=(0, 2, 3), dtype=np.float64)
-    past = windows.history.shape[1] - 1
-    for step in range(windows.horizon):
-        trial = LatentVariable(
-            base=variable.base,
-            factor=variable.factor,
-            scale_head=variable.scale_head,
-            mean_heads=variable.mean_heads,
-            gain=gain,
+    count, steps = windows.history.shape[:2]
+    rows = samples + 1
+    gain = np.zeros(windows.horizon, np.float32)
+    window = np.repeat(windows.history, rows, axis=0)
+    commanded = np.repeat(windows.actions, rows, axis=0)
+    for index in range(windows.horizon):
+        taken = np.ascontiguousarray(commanded[:, index : index + steps])
+        predicted = model.predict(window, taken)
+        transitions = Transitions(
+            previous=window[:, -1],
+            predicted=predicted,
+            action=taken[:, -1],
+            step=np.ones(len(predicted), np.int64),
         )
-        spread = []
-        for amplitude in (0.0, 1.0):
-            gain[step] = amplitude
-            latents, _, _ = trial.rollouts(
-                model, windows.history, windows.actions[:, : past + step + 1], samples, seed
-            )
-            spread.append(float(latents[:, :, step].var(axis=1, ddof=1).mean()))
-        added = max(spread[1] - spread[0], 1e-12)
-        gain[step] = np.sqrt(max(error[step] - spread[0], 0.0) / added)
+        noise = variable.noise(transitions, samples, seed, stream=index)
+        residual = windows.observed[:, index] - windows.predicted[:, index]
+        missing = np.mean(residual.astype(np.float64) ** 2) - _sample_variance(predicted, count)
+        added = max(_sample_variance(noise, count), 1e-30)
+        gain[index] = np.sqrt(max(missing, 0.0) / added)
+        latent = predicted + gain[index] * noise
+        window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
     return gain
+
+
+def _sample_variance(latents: NDArray[np.float32], count: int) -> float:
+    """Mean variance over the samples of each of count groups; the first of a group is no sample."""
+    grouped = latents.reshape(count, -1, *latents.shape[1:])[:, 1:]
+    return float(grouped.var(axis=1, ddof=1, dtype=np.float64).mean())

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jepa_edge.calibration.dataset import Windows
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jepa_edge.calibration.dataset import Windows
 from jepa_edge.latent_variable import LatentVariable, Transitions
 from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_ROWS = 40_000
 _BATCH = 1024
-_EPOCHS = 60
-_PATIENCE = 6
+_EPOCHS = 30
+_PATIENCE = 5
 _LOG_LIMIT = 3.0  # as in jepa_edge.latent_variable.bounded
 
 
@@ -113,7 +113,8 @@ def negative_log_likelihood(log_variance: Tensor, factor: Tensor, residual: Tens
     solved = torch.linalg.solve_triangular(cholesky, projected, upper=False)[:, :, 0]
     form = (residual**2 * precision).sum(1) - (solved**2).sum(1)
     log_det = log_variance.sum(1) + 2.0 * cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
-    return 0.5 * (form + log_det).mean() / residual.shape[1]
+    loss: Tensor = 0.5 * (form + log_det).mean() / residual.shape[1]
+    return loss
 
 
 def fit_scale_head(
@@ -136,14 +137,16 @@ def fit_scale_head(
     best, best_state, waited = float("inf"), {}, 0
     for epoch in range(_EPOCHS):
         order = train[torch.randperm(len(train), generator=generator)]
-        for batch in order.split(_BATCH):
-            loss = negative_log_likelihood(*net(features[batch]), residual[batch])
+        for batch in torch.split(order, _BATCH):
+            log_variance, factor = net(features[batch])
+            loss = negative_log_likelihood(log_variance, factor, residual[batch])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             optimizer.step()
         with torch.no_grad():
-            held = negative_log_likelihood(*net(features[held_out]), residual[held_out]).item()
+            log_variance, factor = net(features[held_out])
+            held = negative_log_likelihood(log_variance, factor, residual[held_out]).item()
         if held < best - 1e-4:
             best, waited = held, 0
             best_state = {name: value.clone() for name, value in net.state_dict().items()}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jepa_edge.calibration.records import Rate, SpreadReport, VariantReport
-
 from jepa_edge.report import Section, Table, write_page
 
 _COLORS = ("#0b6e99", "#d1762b", "#3f8f5b", "#8a5aa8", "#b0413e", "#5b6b7b")

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jepa_edge.calibration.dataset import Windows
-from jepa_edge.calibration.records import Correlation, SpreadReport
 from numpy.typing import NDArray
 from scipy import stats
 
+from jepa_edge.calibration.dataset import Windows
+from jepa_edge.calibration.records import Correlation, SpreadReport
 from jepa_edge.progress import Progress, silent
 
 Sampler = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]

@@ -3,21 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
 from jepa_edge.calibration.conformal import (
     conformal_quantile,
     grouped_conformal_quantile,
     required_episodes,
 )
-from jepa_edge.calibration.dataset import EncodedEpisode, Windows
+from jepa_edge.calibration.dataset import Windows
 from jepa_edge.calibration.fit_scale import transitions_of
-from numpy.typing import NDArray
-
 from jepa_edge.calibration_file import ChannelScale, Radius, Thresholds
-from jepa_edge.channels import BASE_CHANNELS, CHANNELS, Observer, episode_steps, smoothed
-from jepa_edge.latent_variable import LatentVariable, Predictor
+from jepa_edge.channels import CHANNELS, Measured, channels
+from jepa_edge.latent_variable import LatentVariable
+from jepa_edge.monitor import standardization
 
 STANDARD_ALPHAS = (0.1, 0.05)
 """Radii for these are always stored, where there are episodes enough, beside the user's alpha."""
@@ -26,25 +27,16 @@ _SCORE_ONE = 0.9
 """Share of nominal episodes whose worst step stays below score 1 in one channel and tail."""
 
 
-def measured_channels(
-    observer: Observer, model: Predictor, episode: EncodedEpisode, history: int
-) -> NDArray[np.float64]:
-    """Return the base channels of all steps of an episode: (T', 7)."""
-    return observer.measure(episode_steps(model, episode.latents, episode.actions, history))
-
-
-def fit_standardization(measured: Sequence[NDArray[np.float64]]) -> tuple[ChannelScale, ...]:
+def fit_standardization(measured: Sequence[Measured]) -> tuple[ChannelScale, ...]:
     """Scale every channel and tail so that its worst step per episode is seldom above 1.
 
-    measured: base channels of each episode, (T_k, 7). Each tail then spends a like share of the
+    measured: the steps of each episode. Each tail then spends a like share of the
     false alarms, however heavy it is; a common median and MAD would hand all of it to the
     heaviest. These constants carry no guarantee; the thresholds do, from other episodes.
     """
-    stacked = np.concatenate(measured)
-    center = np.nanmedian(stacked, axis=0)
-    values = [smoothed(episode, center) for episode in measured]
-    # A running mean moves around 0 by its making; its median over a short episode may not.
-    centers = np.concatenate([center, np.zeros(len(CHANNELS) - len(BASE_CHANNELS))])
+    center = np.nanmedian(np.concatenate([episode.values for episode in measured]), axis=0)
+    values = [channels(episode, center)[0] for episode in measured]
+    centers = np.nanmedian(np.concatenate(values), axis=0)
     highest = np.array([np.nanmax(episode, axis=0) for episode in values]) - centers
     lowest = centers - np.array([np.nanmin(episode, axis=0) for episode in values])
     scales = []
@@ -119,12 +111,17 @@ def alphas_with(alpha: float) -> tuple[float, ...]:
     return tuple(sorted({alpha, *STANDARD_ALPHAS}, reverse=True))
 
 
+def channel_scores(measured: Measured, scales: tuple[ChannelScale, ...]) -> NDArray[np.float64]:
+    """Return the scores of all channels at all steps of one episode: (T', C)."""
+    standard = standardization(scales)
+    return standard.score(channels(measured, standard.center)[0])
+
+
 def worst_scores(
-    episodes: Sequence[EncodedEpisode],
-    score: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]],
+    measured: Sequence[Measured], scales: tuple[ChannelScale, ...]
 ) -> NDArray[np.float64]:
     """Return the largest score over steps and channels of each episode: (n,) float64."""
-    return np.array([np.nanmax(score(e.latents, e.actions)) for e in episodes])
+    return np.array([channel_scores(episode, scales).max() for episode in measured])
 
 
 def _positive(scale: float) -> float:

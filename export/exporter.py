@@ -15,6 +15,7 @@ import onnx
 
 from jepa_edge.bundle import seal, staged_bundle
 from jepa_edge.errors import ExportError
+from jepa_edge.export.centering import center_encoder
 from jepa_edge.export.checkpoint import FAMILY, CheckpointExtras, load_checkpoint
 from jepa_edge.export.data import ExportData, Windows, check_recording, split_recording
 from jepa_edge.export.graphs import EncoderGraph, PredictorGraph
@@ -72,7 +73,7 @@ def export_bundle(
     begun = time.perf_counter()
     with staged_bundle(out) as staging:
         progress("loading the checkpoint", 0, 1)
-        model, config, extras = load_checkpoint(checkpoint, config=options.checkpoint_config)
+        model, config, extras = load_checkpoint(checkpoint, config=options.spec)
         progress("loading the checkpoint", 1, 1)
         recording = Recording(options.calibration_data)
         check_recording(recording, extras.observation, extras.action)
@@ -90,6 +91,7 @@ def export_bundle(
 
         progress("exporting to ONNX", 0, 2)
         encoder = EncoderGraph(model, extras.observation.mean, extras.observation.std)
+        center_encoder(encoder, data.calibration.newest_frames)
         predictor = PredictorGraph(model, extras.action.mean, extras.action.std)
         fp32: _Graphs = {"encoder": export_encoder(encoder)}
         progress("exporting to ONNX", 1, 2)
@@ -114,9 +116,9 @@ def export_bundle(
                 for precision, count in realized_precisions(graph).items():
                     counts[precision] = counts.get(precision, 0) + count
             reports[name] = VariantReport(
+                **msgspec.structs.asdict(parity[name]),
                 precision=name,
                 realized=counts,
-                parity=parity[name],
                 quantization=quantization if name == Precision.INT8.value else {},
             )
         _check_budget(reports, options.max_latent_error)
@@ -128,7 +130,7 @@ def export_bundle(
             bundle=str(out),
             family=FAMILY,
             max_latent_error=options.max_latent_error,
-            variants=reports,
+            variants=tuple(reports.values()),
             data=_data_report(recording, data),
             warnings=tuple(warnings),
             seconds=round(time.perf_counter() - begun, 1),
@@ -150,12 +152,12 @@ def export_bundle(
                         precision=name,
                         realized=reports[name].realized,
                         encoder=_graph_spec(
-                            graphs["encoder"], files[name]["encoder"], reports[name].parity.encoder
+                            graphs["encoder"], files[name]["encoder"], reports[name].encoder
                         ),
                         predictor=_graph_spec(
                             graphs["predictor"],
                             files[name]["predictor"],
-                            reports[name].parity.predictor,
+                            reports[name].predictor,
                         ),
                     )
                     for name, graphs in variants.items()
@@ -218,7 +220,7 @@ def _check_budget(reports: dict[str, VariantReport], max_error: float) -> None:
     """Raise ExportError where a variant misses the budget on held-out windows."""
     for name, report in reports.items():
         for part in ("encoder", "predictor"):
-            graph: GraphParity = getattr(report.parity, part)
+            graph: GraphParity = getattr(report, part)
             error, cosine = 10.0 ** (-graph.sqnr_db / 20.0), graph.centered_cosine
             if name == Precision.FP32.value and graph.sqnr_db < _MIN_FP32_DB:
                 raise ExportError(
@@ -258,12 +260,9 @@ def _measured_warnings(reports: dict[str, VariantReport]) -> list[str]:
         if name == Precision.FP32.value:
             continue
         for part in ("encoder", "predictor"):
-            graph: GraphParity = getattr(report.parity, part)
-            slower = [
-                f"{ratio:.2f} x at batch {batch}"
-                for batch, ratio in graph.latency_ratio.items()
-                if ratio > 1.0
-            ]
+            graph: GraphParity = getattr(report, part)
+            ratios = {1: graph.latency_ratio, 64: graph.latency_batch64_ratio}
+            slower = [f"{r:.2f} x at batch {batch}" for batch, r in ratios.items() if r > 1.0]
             if slower:
                 warnings.append(
                     f"the {name} {part} is slower than fp32 on this CPU ({', '.join(slower)}); "
@@ -307,7 +306,7 @@ def _graph_spec(model: Any, file: str, parity: GraphParity) -> GraphSpec:
         size_bytes=parity.size_bytes,
         sqnr_db=parity.sqnr_db,
         centered_cosine=parity.centered_cosine,
-        latency_ms=parity.latency_ms[1],
+        latency_ms=parity.latency_ms,
     )
 
 

@@ -10,7 +10,9 @@ causal mask is a finite constant, since -inf times zero is NaN in a quantized or
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -24,7 +26,7 @@ MASKED = -1e4
 """Added to masked attention logits: exp underflows to zero, and FP16 still holds the number."""
 
 PIXEL_SCALE = 128.0
-"""Pixels enter the first layer as p / 128 - 1: exact in FP16, and exact in INT8 at scale 1/128."""
+"""Pixels enter the first layer as p / 128 - 1, which FP16 holds exactly."""
 
 
 class EncoderGraph(nn.Module):
@@ -32,6 +34,7 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: LeWM, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        model = copy.deepcopy(model)  # `center_encoder` edits the layers
         vit, config = model.encoder, model.config
         self.size, self.patch = config.image_size, config.patch_size
         conv = vit.embeddings.patch_embeddings.projection
@@ -41,10 +44,9 @@ class EncoderGraph(nn.Module):
             vit.embeddings.cls_token.detach()[0] + position[:1], requires_grad=False
         )
         self.position = nn.Parameter(position[1:].clone(), requires_grad=False)
-        last = len(vit.layers) - 1
+        layers = cast("list[ViTLayer]", list(vit.layers))
         self.blocks = nn.ModuleList(
-            EncoderBlock(layer, first_token_only=index == last)
-            for index, layer in enumerate(vit.layers)
+            EncoderBlock(layer, first_token_only=layer is layers[-1]) for layer in layers
         )
         self.norm = vit.layernorm
         self.head = FoldedMlp(model.projector)
@@ -109,13 +111,13 @@ class PredictorGraph(nn.Module):
 
     def __init__(self, model: LeWM, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        model = copy.deepcopy(model)
         config = model.config
         if len(mean) != config.action_dim or len(std) != config.action_dim:
             raise ExportError(
                 f"action statistics have {len(mean)} means and {len(std)} deviations, expected "
                 f"{config.action_dim} each: one per number of an action block"
             )
-        self.dim = config.predictor_dim
         self.history_shape = (config.history, 1, config.latent_dim)
         self.register_buffer("action_mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("action_inv_std", 1.0 / torch.tensor(std, dtype=torch.float32))
@@ -127,10 +129,10 @@ class PredictorGraph(nn.Module):
             model.predictor.pos_embedding.detach()[0].clone(), requires_grad=False
         )
         self.input_proj = transformer.input_proj
-        self.modulation = _modulation(list(transformer.layers))
+        layers = cast("list[ConditionalBlock]", list(transformer.layers))
+        self.modulation = _modulation(layers)
         self.blocks = nn.ModuleList(
-            PredictorBlock(block, last_token_only=index == len(transformer.layers) - 1)
-            for index, block in enumerate(transformer.layers)
+            PredictorBlock(block, last_token_only=block is layers[-1]) for block in layers
         )
         self.norm = transformer.norm
         # Where the widths differ, the projection out feeds the head's first layer directly.
@@ -143,7 +145,7 @@ class PredictorGraph(nn.Module):
         """history: float32 (B, T, 1, D); actions: float32 (B, T, A), raw. Returns (B, 1, D)."""
         scored = (actions - self.action_mean) * self.action_inv_std
         condition = F.silu(self.condition(F.silu(self.action_in(scored))))
-        modulation = self.modulation(condition).split(6 * self.dim, dim=-1)
+        modulation = self.modulation(condition).chunk(len(self.blocks), dim=-1)
         x = self.input_proj(history.squeeze(2) + self.position)
         for block, part in zip(self.blocks, modulation, strict=True):
             x = block(x, part, self.causal_mask)
@@ -162,7 +164,7 @@ class PredictorBlock(nn.Module):
         attention = block.attn
         self.heads, self.last_token_only = attention.heads, last_token_only
         inner = attention.to_qkv.out_features // 3
-        q, k, v = attention.to_qkv.weight.detach().split(inner)
+        q, k, v = attention.to_qkv.weight.detach().chunk(3)
         q = q * (inner // self.heads) ** -0.5
         self.qkv = _linear(torch.cat((q, k, v)), None) if not last_token_only else None
         self.q = _linear(q, None) if last_token_only else None
@@ -301,11 +303,10 @@ def _action_linears(embedder: ActionEmbedder, cond_proj: nn.Module) -> tuple[nn.
     return _compose(first, hidden), last
 
 
-def _modulation(blocks: Sequence[nn.Module]) -> nn.Linear:
+def _modulation(blocks: Sequence[ConditionalBlock]) -> nn.Linear:
     """Stack the AdaLN layers of all blocks, and add the 1 of `1 + scale` to their biases."""
     linears = []
     for block in blocks:
-        assert isinstance(block, ConditionalBlock)
         linear = block.adaLN_modulation[1]
         assert isinstance(linear, nn.Linear)
         bias = _bias(linear).clone().reshape(6, -1)

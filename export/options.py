@@ -22,17 +22,6 @@ class Precision(str, enum.Enum):
     INT8 = "int8"
 
 
-def parse_precisions(text: str) -> tuple[Precision, ...]:
-    """Read a list such as "fp32,int8". Raises InputError for a precision that is not known."""
-    known = {precision.value: precision for precision in Precision}
-    parsed = []
-    for word in filter(None, (part.strip().lower() for part in text.split(","))):
-        if word not in known:
-            raise InputError(f"precision is {word!r}, expected a list of {', '.join(known)}")
-        parsed.append(known[word])
-    return tuple(parsed)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
     """Settings of an export.
@@ -45,25 +34,29 @@ class ExportOptions:
         asks for a centered cosine of 1 - 0.1^2 = 0.99.
     calibration_frames, tuning_frames, held_out_frames: windows for activation ranges, for the
         choice of float layers, and for parity.
-    checkpoint_config: a file that overrides what the checkpoint says of observations and actions.
+    spec: a JSON or TOML file that overrides what the checkpoint says of observations and actions.
     threads: for the sensitivity runs; latencies are always of one thread.
     command: the command line, kept as provenance.
     Raises InputError when a value is out of range.
     """
 
     calibration_data: Path
-    precisions: tuple[Precision, ...] = (Precision.FP32, Precision.INT8)
+    precisions: tuple[Precision | str, ...] = (Precision.FP32, Precision.INT8)
     max_latent_error: float = 0.1
     calibration_frames: int = 256
     tuning_frames: int = 64
     held_out_frames: int = 128
     seed: int = 0
-    checkpoint_config: Path | None = None
+    spec: Path | None = None
     threads: int = 1
     command: str = ""
 
     def __post_init__(self) -> None:
-        wanted = {Precision(precision) for precision in self.precisions} | {Precision.FP32}
+        known = [precision.value for precision in Precision]
+        for word in self.precisions:
+            if word not in known:
+                raise InputError(f"precision is {word!r}, expected some of {', '.join(known)}")
+        wanted = {Precision(word) for word in self.precisions} | {Precision.FP32}
         object.__setattr__(self, "precisions", tuple(p for p in Precision if p in wanted))
         if not 0.0 < self.max_latent_error < 1.0:
             raise InputError(
@@ -92,7 +85,7 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     held_out_episodes: tuple[str, ...]
 
 
-class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
+class VariantReport(VariantParity, frozen=True, kw_only=True):
     """One variant. realized: weighted operators by precision, counted in the finished graphs.
 
     quantization: by graph ("encoder", "predictor"); empty unless the variant is int8.
@@ -100,7 +93,6 @@ class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
 
     precision: str
     realized: dict[str, int]
-    parity: VariantParity
     quantization: dict[str, QuantizationReport]
 
 
@@ -110,7 +102,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     family: str
     max_latent_error: float
-    variants: dict[str, VariantReport]
+    variants: tuple[VariantReport, ...]
     data: DataReport
     warnings: tuple[str, ...]
     seconds: float

@@ -31,17 +31,21 @@ _STARTS = 8
 
 
 class GraphParity(msgspec.Struct, frozen=True, kw_only=True):
-    """One graph of a variant. latency_ms: median by batch size, one thread, on this machine.
+    """One graph of a variant, its part being "encoder" or "predictor".
 
-    size_ratio, latency_ratio: against fp32, below 1 is smaller or faster.
+    latency_*_ms: medians, one thread, on this machine; the plain one is at batch 1. *_ratio:
+    against fp32, below 1 is smaller or faster.
     """
 
+    part: str
     sqnr_db: float
     centered_cosine: float
     size_bytes: int
     size_ratio: float
-    latency_ms: dict[int, float]
-    latency_ratio: dict[int, float]
+    latency_ms: float
+    latency_ratio: float
+    latency_batch64_ms: float
+    latency_batch64_ratio: float
 
 
 class VariantParity(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,15 +149,20 @@ def compare_variants(
         ranks = [spearman(a, b) for a, b in zip(held_out.costs, costs, strict=True)]
         results[name] = VariantParity(
             encoder=_graph_parity(
-                held_out.latents[:, -1], latents[:, -1], *sizes[0], encoder_ms, name, reference
+                "encoder",
+                held_out.latents[:, -1],
+                latents[:, -1],
+                sizes[0],
+                encoder_ms,
+                (name, reference),
             ),
             predictor=_graph_parity(
+                "predictor",
                 held_out.predictions,
                 runner.predict(held_out.latents, windows.step_actions),
-                *sizes[1],
+                sizes[1],
                 predictor_ms,
-                name,
-                reference,
+                (name, reference),
             ),
             rollout_error=tuple(
                 latent_error(held_out.rollout[:, step], rollout[:, step])
@@ -187,22 +196,25 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _graph_parity(
+    part: str,
     expected: NDArray[np.float32],
     actual: NDArray[np.float32],
-    size: int,
-    reference_size: int,
+    sizes: tuple[int, int],
     latency_ms: Mapping[str, dict[int, float]],
-    name: str,
-    reference: str,
+    names: tuple[str, str],
 ) -> GraphParity:
-    base = latency_ms[reference]
+    """sizes, names: of the variant itself, then of the reference variant."""
+    own, base = (latency_ms[name] for name in names)
     return GraphParity(
+        part=part,
         sqnr_db=min(sqnr_db(expected, actual), SQNR_CEILING_DB),
         centered_cosine=centered_cosine(expected, actual),
-        size_bytes=size,
-        size_ratio=size / reference_size,
-        latency_ms=latency_ms[name],
-        latency_ratio={batch: ms / base[batch] for batch, ms in latency_ms[name].items()},
+        size_bytes=sizes[0],
+        size_ratio=sizes[0] / sizes[1],
+        latency_ms=own[1],
+        latency_ratio=own[1] / base[1],
+        latency_batch64_ms=own[64],
+        latency_batch64_ratio=own[64] / base[64],
     )
 
 

@@ -38,6 +38,9 @@ Feeds = Mapping[str, NDArray[np.generic]]
 _FLOAT32_OPS = ("LayerNormalization", "Softmax")
 """Kept in float32 in an FP16 graph: their sums overflow half precision (TensorRT#2564, #4493)."""
 
+_SMOOTH_QUANT_ALPHA = 0.5
+"""Half of the outliers to the weights, as in the paper; NNCF's 0.95 costs 4 dB on PushT."""
+
 
 class Quantizer(str, enum.Enum):
     """Who quantizes."""
@@ -95,12 +98,13 @@ def _quantize_nncf(model: Any, feeds: Feeds) -> Any:
     with _without_telemetry():
         try:
             nncf = importlib.import_module("nncf")
+            advanced = importlib.import_module("nncf.quantization.advanced_parameters")
         except ImportError as error:
             raise MissingDependencyError(
                 "nncf is needed for its quantizer; pip install 'jepa-edge[export]'"
             ) from error
     layers = set(layer_names(model))
-    samples = list(batches(feeds, 1))
+    samples = list(batches(feeds))
     quantized = nncf.quantize(
         copy.deepcopy(model),
         nncf.Dataset(samples),
@@ -110,6 +114,9 @@ def _quantize_nncf(model: Any, feeds: Feeds) -> Any:
         ignored_scope=nncf.IgnoredScope(
             names=[node.name for node in model.graph.node if node.name not in layers],
             validate=False,
+        ),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            smooth_quant_alphas=advanced.AdvancedSmoothQuantParameters(matmul=_SMOOTH_QUANT_ALPHA)
         ),
     )
     del quantized.metadata_props[:]  # paths and options of this machine

@@ -8,6 +8,7 @@ that scores of all channels share one threshold.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,7 +23,10 @@ LONG = 4
 """Steps of the longer prediction that is compared with what came."""
 
 _DECAY = 0.8
-"""Weight of the past in a running mean: it reacts within about 1 / (1 - 0.8) = 5 steps."""
+"""Weight of the past in a channel's running mean: it reacts in about 1 / (1 - 0.8) = 5 steps."""
+
+_DRIFT_DECAY = 0.6
+"""The same for the running mean of the innovation itself."""
 
 _FLOOR = 1e-12
 """Energies below this count as this: the logarithm of a frozen camera's motion stays finite."""
@@ -41,23 +45,36 @@ class Channel:
 BASE_CHANNELS = (
     Channel(name="innovation", reason=Reason.INNOVATION, low_tail=True, mean=True),
     Channel(name="innovation_long", reason=Reason.INNOVATION, low_tail=True, mean=True),
+    Channel(name="innovation_moving", reason=Reason.INNOVATION, low_tail=False, mean=True),
     Channel(name="motion", reason=Reason.INNOVATION, low_tail=True, mean=True),
     Channel(name="action", reason=Reason.INNOVATION, low_tail=False, mean=True),
     Channel(name="familiarity", reason=Reason.OUT_OF_DISTRIBUTION, low_tail=False, mean=True),
     Channel(name="spread", reason=Reason.PREDICTED_UNCERTAINTY, low_tail=False, mean=False),
     Channel(name="disagreement", reason=Reason.PREDICTED_UNCERTAINTY, low_tail=False, mean=False),
 )
-"""What is measured at every step, in the order of `Observer.measure`."""
+"""What is measured at every step, in this order.
 
-CHANNELS = BASE_CHANNELS + tuple(
-    Channel(name=f"{c.name}_mean", reason=c.reason, low_tail=c.low_tail, mean=False)
-    for c in BASE_CHANNELS
-    if c.mean
+innovation, innovation_long: energy of the innovation 1 and LONG steps ahead. innovation_moving: the
+latter in the directions in which latents move, where a change of the dynamics shows. motion: change
+of the latent; a frozen camera has none. action: what the latents tell of the action against the
+command. familiarity: distance of the latent from those recorded. spread, disagreement: predicted
+before the fact.
+"""
+
+CHANNELS = (
+    *BASE_CHANNELS,
+    *(
+        Channel(name=f"{c.name}_mean", reason=c.reason, low_tail=c.low_tail, mean=False)
+        for c in BASE_CHANNELS
+        if c.mean
+    ),
+    Channel(name="drift", reason=Reason.INNOVATION, low_tail=False, mean=False),
 )
-"""All channels: those measured, then the running means."""
+"""All channels: those measured, their running means, and drift, the energy of the running mean of
+the innovation: innovations of a healthy model point a new way every time."""
 
 _SMOOTHED = [index for index, channel in enumerate(BASE_CHANNELS) if channel.mean]
-_LONG_INDEX = 1
+_LONG_INDEX = [1, 2]
 _CLIP = 50.0  # a running mean recovers from one infinite energy
 
 
@@ -95,15 +112,29 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """B steps measured one by one.
+
+    values: (B, 8) float64, BASE_CHANNELS, NaN where an episode is too young for one. innovation:
+    (B, K) float64, one step ahead, in the moving directions, whitened: N(0, I) if nominal.
+    """
+
+    values: NDArray[np.float64]
+    innovation: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
     """Everything fitted that turns a step into channels.
 
-    latent, motion: of the token-mean latent and of its change. inverse: maps (latent before, two
-    changes of it) to the standardized action. action_mean, action_std: (A,) float32, raw units.
+    moving: (D, K) float32, orthonormal: directions in which latents change most. latent, motion:
+    of the token-mean latent and of its change. inverse: maps (latent before, last change, change
+    before) to the standardized action. action_mean, action_std: (A,) float32, raw units.
     action_whiten: whitens the inverse head's error.
     """
 
     latent_variable: LatentVariable
+    moving: NDArray[np.float32]
     latent: Whitener
     motion: Whitener
     inverse: MLP
@@ -111,11 +142,8 @@ class Observer:
     action_std: NDArray[np.float32]
     action_whiten: Whitener
 
-    def measure(self, steps: Steps) -> NDArray[np.float64]:
-        """Return the base channels (B, 7) in the order of BASE_CHANNELS, NaN where too young.
-
-        An energy that is not a number (the model's output broke) counts as infinite.
-        """
+    def measure(self, steps: Steps) -> Measured:
+        """Measure B steps. An energy that is not a number counts as infinite: the model broke."""
         batch = len(steps.action)
         ahead = Transitions(
             previous=steps.previous,
@@ -130,10 +158,13 @@ class Observer:
             step=np.full(batch, LONG, np.int64),
         )
         variable = self.latent_variable
+        innovation, _ = self._moving_innovation(ahead, steps.observed)
+        _, moving_energy = self._moving_innovation(far, steps.observed)
         moved = steps.observed.mean(axis=1) - steps.previous.mean(axis=1)
-        energies = [
+        energies: list[NDArray[np.floating]] = [
             variable.energy(ahead, steps.observed),
             variable.energy(far, steps.observed),
+            moving_energy,
             self.motion.energy(moved),
             self.action_whiten.energy(self.inverse_error(steps)),
             self.latent.energy(steps.observed.mean(axis=1)),
@@ -142,13 +173,30 @@ class Observer:
         ]
         stacked = np.nan_to_num(np.stack(energies, axis=1).astype(np.float64), nan=np.inf)
         values = np.log(np.maximum(stacked, _FLOOR))
-        values[steps.young, _LONG_INDEX] = np.nan
-        return values
+        for index in _LONG_INDEX:
+            values[steps.young, index] = np.nan
+        return Measured(values=values, innovation=innovation)
+
+    def _moving_innovation(
+        self, transitions: Transitions, observed: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Whitened innovation along `moving`: token mean (B, K), and mean square (B,)."""
+        batch, tokens = observed.shape[:2]
+        variance, factor = self.latent_variable.gaussian(transitions)
+        basis = self.moving.astype(np.float64)
+        along = np.einsum("dk,bdr->bkr", basis, factor)
+        covariance = np.einsum("dk,bd,dl->bkl", basis, variance, basis, optimize=True)
+        covariance += along @ along.transpose(0, 2, 1)
+        residual = (observed - transitions.predicted).reshape(batch * tokens, -1) @ basis
+        white = np.linalg.solve(_cholesky(covariance), residual[:, :, None])[:, :, 0]
+        white = white.reshape(batch, tokens, -1)
+        return white.mean(axis=1), np.mean(white**2, axis=(1, 2))
 
     def inverse_error(self, steps: Steps) -> NDArray[np.float32]:
         """Standardized action minus what the latents tell of it: (B, A)."""
         commanded = (steps.action - self.action_mean) / self.action_std
-        return commanded - self.inverse(inverse_features(steps))
+        told = self.inverse(inverse_features(steps.before, steps.previous, steps.observed))
+        return np.asarray(commanded - told, np.float32)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Name every array for storage, those of the latent variable among them."""
@@ -159,6 +207,7 @@ class Observer:
             ("action", self.action_whiten),
         ):
             arrays[f"{name}.mean"], arrays[f"{name}.whiten"] = whitener.mean, whitener.whiten
+        arrays["moving"] = self.moving
         arrays["action_mean"], arrays["action_std"] = self.action_mean, self.action_std
         return arrays
 
@@ -171,6 +220,7 @@ class Observer:
 
         return cls(
             latent_variable=LatentVariable.from_arrays(arrays),
+            moving=arrays["moving"],
             latent=whitener("latent"),
             motion=whitener("motion"),
             inverse=MLP.from_arrays(arrays, "inverse"),
@@ -199,78 +249,99 @@ class Standardization:
         return np.where(np.isnan(values), -np.inf, score)
 
 
-def inverse_features(steps: Steps) -> NDArray[np.float32]:
-    """Inputs (B, 3 D) of the inverse-dynamics head: latent before, last change, change before."""
-    before, previous, observed = (
-        latent.mean(axis=1) for latent in (steps.before, steps.previous, steps.observed)
-    )
-    return np.concatenate([previous, observed - previous, previous - before], axis=1)
+def inverse_features(
+    before: NDArray[np.float32], previous: NDArray[np.float32], observed: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Inputs (B, 3 D) of the inverse-dynamics head from three successive latents (B, N, D)."""
+    first, second, third = (latent.mean(axis=1) for latent in (before, previous, observed))
+    return np.concatenate([second, third - second, second - first], axis=1)
 
 
-def running_mean(
-    centered: NDArray[np.float64], start: NDArray[np.float64] | None = None
+def running_means(
+    rows: NDArray[np.float64],
+    decay: NDArray[np.float64],
+    start: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Exponentially weighted means (T, M) of centered channels (T, M), NaN taken as 0.
+    """Exponentially weighted means (T, M) of rows (T, M); NaN counts as 0.
 
-    start: the means before the first row, (M,); zero when an episode begins, so that a young mean
-    is drawn to the middle and does not alarm on one noisy step.
+    decay: (M,), weight of the past. start: the means before the first row, (M,); zero when an
+    episode begins, so that a young mean is drawn to the middle and no noisy step alarms.
     """
-    mean = np.zeros(centered.shape[1]) if start is None else start
-    means = np.empty_like(centered)
-    for index, row in enumerate(centered):
-        finite = np.clip(np.nan_to_num(row, nan=0.0), -_CLIP, _CLIP)
-        mean = _DECAY * mean + (1.0 - _DECAY) * finite
+    mean = np.zeros(rows.shape[1]) if start is None else start
+    means = np.empty_like(rows)
+    finite = np.clip(np.nan_to_num(rows, nan=0.0), -_CLIP, _CLIP)
+    for index, row in enumerate(finite):
+        mean = decay * mean + (1.0 - decay) * row
         means[index] = mean
     return means
 
 
-def smoothed(
-    values: NDArray[np.float64],
-    center: NDArray[np.float64],
-    start: NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
-    """Append the running means to base channels: (T, 7) -> (T, C). center: (7,) or longer."""
-    index = _SMOOTHED
-    means = running_mean(values[:, index] - center[index], start)
-    return np.concatenate([values, means], axis=1)
+def channels(
+    measured: Measured, center: NDArray[np.float64], start: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Complete the channels of consecutive steps: (T, C), and the last running means.
+
+    center: of the base channels, (8,) or longer. start: the running means so far, as returned by
+    the call for the step before; None at the start of an episode.
+    """
+    deviation = measured.values[:, _SMOOTHED] - center[_SMOOTHED]
+    directions = measured.innovation.shape[1]
+    decay = np.repeat([_DECAY, _DRIFT_DECAY], [len(_SMOOTHED), directions])
+    rows = np.concatenate([deviation, measured.innovation], axis=1)
+    means = running_means(rows, decay, start)
+    drift = np.mean(means[:, len(_SMOOTHED) :] ** 2, axis=1, keepdims=True)
+    values = np.concatenate(
+        [measured.values, means[:, : len(_SMOOTHED)], np.log(np.maximum(drift, _FLOOR))], axis=1
+    )
+    return values, means[-1]
+
+
+def episode_rollouts(
+    model: Predictor,
+    latents: NDArray[np.float32],
+    actions: NDArray[np.float32],
+    history: int,
+    horizon: int,
+) -> NDArray[np.float32]:
+    """Roll the model from every full history in an episode: (T - history + 1, horizon, N, D).
+
+    latents: (T + 1, N, D) float32. actions: (T, A) float32, raw units. history: the model's. Row s
+    starts at latent s + history - 1. A rollout that reaches past the end of the episode goes on
+    with its last action; that part has nothing to be compared with.
+    """
+    total = len(actions)
+    first = np.arange(total - history + 1)[:, None] + np.arange(history)
+    window = latents[first]
+    rolled = np.empty((len(window), horizon, *latents.shape[1:]), np.float32)
+    for step in range(horizon):
+        taken = actions[np.minimum(first + step, total - 1)]
+        rolled[:, step] = model.predict(window, taken)
+        window = np.concatenate([window[:, 1:], rolled[:, step, None]], axis=1)
+    return rolled
 
 
 def episode_steps(
-    model: Predictor,
+    rolled: NDArray[np.float32],
     latents: NDArray[np.float32],
     actions: NDArray[np.float32],
     history: int,
 ) -> Steps:
     """Gather all steps of an episode that can be judged, in time order.
 
-    latents: (T + 1, N, D) float32. actions: (T, A) float32, raw units. history: the model's. The
-    first step is the one that leads to latent max(history, 2); T + 1 must be larger than that.
+    rolled: from `episode_rollouts`, LONG or more steps. The first step is the one that leads to
+    latent `first_step(history)`; the episode must be longer than that.
     """
-    first = first_step(history)
-    total = len(actions)
-    starts = np.arange(history - 1, total)
-    window = np.stack([latents[starts - history + 1 + k] for k in range(history)], axis=1)
-    last_two = [latents[starts], latents[starts]]
-    one_ahead = np.empty_like(latents[starts])
-    for step in range(LONG):
-        # Rollouts that reach past the end of the episode go on with its last action, unused.
-        at = np.minimum(starts[:, None] - history + 1 + np.arange(history) + step, total - 1)
-        predicted = model.predict(window, np.ascontiguousarray(actions[at]))
-        if step == 0:
-            one_ahead = predicted
-        last_two = [window[:, -1], predicted]
-        window = np.concatenate([window[:, 1:], predicted[:, None]], axis=1)
-    times = np.arange(first, total + 1)
+    times = np.arange(first_step(history), len(latents))
     rows = times - LONG - (history - 1)
-    long_previous, long_predicted = (rolled[np.maximum(rows, 0)] for rolled in last_two)
+    long_rows = np.maximum(rows, 0)
     return Steps(
         before=latents[times - 2],
         previous=latents[times - 1],
         observed=latents[times],
         action=actions[times - 1],
-        predicted=one_ahead[times - 1 - (history - 1)],
-        long_previous=long_previous,
-        long_predicted=long_predicted,
+        predicted=rolled[times - history, 0],
+        long_previous=rolled[long_rows, LONG - 2],
+        long_predicted=rolled[long_rows, LONG - 1],
         young=rows < 0,
     )
 
@@ -278,3 +349,15 @@ def episode_steps(
 def first_step(history: int) -> int:
     """Index of the first latent that can be judged: it needs a full history and two changes."""
     return max(history, 2)
+
+
+def _cholesky(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cholesky factors (B, K, K); NaN where a covariance is not positive definite."""
+    try:
+        return np.asarray(np.linalg.cholesky(covariance), np.float64)
+    except np.linalg.LinAlgError:
+        factors = np.full_like(covariance, np.nan)
+        for index, matrix in enumerate(covariance):
+            with contextlib.suppress(np.linalg.LinAlgError):
+                factors[index] = np.linalg.cholesky(matrix)
+        return factors

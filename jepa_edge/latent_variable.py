@@ -204,7 +204,7 @@ class LatentVariable:
                 action=taken[:, -1],
                 step=np.ones(batch * rows, np.int64),
             )
-            noise = self._noise(transitions, samples, seed, stream=index)
+            noise = self.noise(transitions, samples, seed, stream=index)
             noise *= self.gain[min(index, self.horizon - 1)]
             latent = predicted + noise
             epistemic[:, index] = self.disagreement(
@@ -219,10 +219,13 @@ class LatentVariable:
             window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
         return latents[:, 1:], latents[:, 0], epistemic
 
-    def _noise(
+    def noise(
         self, transitions: Transitions, samples: int, seed: int, stream: int
     ) -> NDArray[np.float32]:
-        """L z for every row (B, N, D); zero in the first of each samples + 1 rows."""
+        """Draw L z for rows in groups of samples + 1: (B, N, D), zero in each group's first row.
+
+        Every group gets the same z. stream: the step's number, so that steps are independent.
+        """
         rows, tokens, dim = transitions.predicted.shape
         per_token = dim + self.rank
         z = np.zeros((samples + 1, tokens * per_token), np.float32)

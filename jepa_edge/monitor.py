@@ -13,15 +13,15 @@ from safetensors.numpy import load_file
 
 from jepa_edge.calibration_file import Calibration, ChannelScale, heads_name, read_calibration
 from jepa_edge.channels import (
-    BASE_CHANNELS,
     CHANNELS,
     LONG,
     Observer,
     Standardization,
     Steps,
+    channels,
+    episode_rollouts,
     episode_steps,
     first_step,
-    smoothed,
 )
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.flags import Level, Reason
@@ -151,9 +151,8 @@ class Monitor:
             long_predicted=predicted[-1:],
             young=np.array([len(windows) < LONG]),
         )
-        center = self.standardization.center
-        values = smoothed(self.observer.measure(steps), center, self._means)
-        self._means = values[0, len(BASE_CHANNELS) :]
+        measured = self.observer.measure(steps)
+        values, self._means = channels(measured, self.standardization.center, self._means)
         return self.scores(values[0])
 
     def scores(self, values: NDArray[np.float64]) -> ChannelScores:
@@ -188,8 +187,9 @@ class Monitor:
         scores = np.full((len(latents), len(CHANNELS)), np.nan)
         first = first_step(self._history)
         if len(latents) > first:
-            steps = episode_steps(self.model, latents, actions, self._history)
-            values = smoothed(self.observer.measure(steps), self.standardization.center)
+            rolled = episode_rollouts(self.model, latents, actions, self._history, LONG)
+            steps = episode_steps(rolled, latents, actions, self._history)
+            values, _ = channels(self.observer.measure(steps), self.standardization.center)
             scores[first:] = self.standardization.score(values)
         return scores
 
@@ -230,10 +230,10 @@ class Monitor:
         return latent.astype(np.float32), action.astype(np.float32)
 
 
-def standardization(channels: tuple[ChannelScale, ...]) -> Standardization:
+def standardization(scales: tuple[ChannelScale, ...]) -> Standardization:
     """Turn the calibration file's records into arrays."""
     return Standardization(
-        center=np.array([channel.center for channel in channels]),
-        high=np.array([channel.high for channel in channels]),
-        low=np.array([np.inf if channel.low is None else channel.low for channel in channels]),
+        center=np.array([channel.center for channel in scales]),
+        high=np.array([channel.high for channel in scales]),
+        low=np.array([np.inf if channel.low is None else channel.low for channel in scales]),
     )

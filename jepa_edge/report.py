@@ -46,16 +46,17 @@ body { margin: 0; font: 16px/1.55 system-ui, "Segoe UI", Roboto, "DejaVu Sans", 
 header { background: #10222f; color: #fff; padding: 2.2rem 1rem; }
 header > div, main { max-width: 1080px; margin: 0 auto; }
 header h1 { margin: 0 0 .3rem; font-size: 1.9rem; letter-spacing: -.01em; }
-header p { margin: 0; color: #b9c9d4; }
+header p { margin: 0; max-width: none; color: #b9c9d4; }
 main { padding: 1rem; }
 section { background: #fff; border: 1px solid var(--line); border-radius: 8px;
           padding: 1.2rem 1.5rem; margin: 1.2rem 0; }
 h2 { margin: .1rem 0 .6rem; font-size: 1.25rem; }
 p { margin: .4rem 0; max-width: 78ch; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem;
+        font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
-th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); text-align: right;
+th, td { padding: .3rem 1rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right;
          white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from jepa_edge.manifest import (
     TensorSpec,
     VariantSpec,
 )
+from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
 
 SIZE, DIM, ACTION, HISTORY = 8, 6, 4, 3
 
@@ -189,3 +191,40 @@ def world() -> LinearWorld:
 def linear_bundle(tmp_path: Path, world: LinearWorld) -> Path:
     """A fresh bundle of the linear world, free to be damaged."""
     return make_bundle(tmp_path / "linear.jepa", world)
+
+
+def color_episode(seed: int, steps: int = 24) -> Episode:
+    """A run whose frames' mean color follows the actions, with noise: stationary from the start."""
+    rng = np.random.default_rng([41, seed])
+    actions = rng.uniform(0.0, 512.0, (steps, ACTION)).astype(np.float32)
+    color = rng.normal(128.0, 10.0, 3)
+    frames = np.empty((steps + 1, SIZE, SIZE, 3), np.uint8)
+    for step in range(steps + 1):
+        noise = rng.normal(0.0, 4.0, (SIZE, SIZE, 3))
+        frames[step] = np.clip(np.round(color + noise), 0, 255)
+        if step < steps:
+            pushed = 0.06 * (actions[step, :3] - 256.0)
+            color = 128.0 + 0.7 * (color - 128.0) + pushed + rng.normal(0.0, 1.5, 3)
+    return Episode(
+        name=f"color {seed}", frames=frames, actions=actions, stamps_s=np.arange(steps + 1) / 5.0
+    )
+
+
+@pytest.fixture(scope="session")
+def make_episode() -> Callable[[int], Episode]:
+    """Makes color episodes by seed; the calibration's are 0 to 119."""
+    return color_episode
+
+
+@pytest.fixture(scope="session")
+def calibrated_bundle(tmp_path_factory: pytest.TempPathFactory, world: LinearWorld) -> Path:
+    """The linear world's bundle, calibrated on color episodes at alpha 0.1. Do not alter it."""
+    from jepa_edge.calibration.calibrate import CalibrateOptions, calibrate_bundle
+
+    root = tmp_path_factory.mktemp("calibrated")
+    with RecordingWriter(root / "runs", RecordingInfo(rate_hz=5.0, action_dim=ACTION)) as writer:
+        for seed in range(120):
+            writer.add(color_episode(seed))
+    bundle = make_bundle(root / "linear.jepa", world)
+    calibrate_bundle(bundle, root / "runs", CalibrateOptions(alpha=0.1))
+    return bundle

@@ -35,7 +35,7 @@ from jepa_edge.recording import Recording
 from jepa_edge.sim import FaultKind, record_pusht
 from jepa_edge.world_model import WorldModel
 
-CHECKPOINT = Path(__file__).parent / "model"
+MODEL = Path(__file__).parent / "model"
 STEPS = 40
 ONSET = 15
 # Seeds share no randomness; none of these was used to train the model or to choose a setting.
@@ -47,6 +47,7 @@ def main() -> None:
     """Run the demo; exits with 0 when report and summary are written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="directory to fill")
+    parser.add_argument("--checkpoint", type=Path, default=MODEL, help="LeWM for PushT")
     parser.add_argument("--episodes", type=int, default=400, help="calibration episodes")
     parser.add_argument("--fault-episodes", type=int, default=25, help="episodes per fault")
     parser.add_argument("--nominal-episodes", type=int, default=60, help="held-out nominal runs")
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> DemoResults:
         )
     bundle = out / "pusht.jepa"
     exported = export_bundle(
-        CHECKPOINT,
+        arguments.checkpoint,
         bundle,
         ExportOptions(
             precisions=("fp32", "fp16", "int8"),
@@ -125,7 +126,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> DemoResults:
     spreads = [
         evaluate_spread(_latent_sampler(monitor), windows, "latent variable", progress=progress),
         evaluate_spread(
-            mc_dropout_sampler(CHECKPOINT, samples=32, seed=0),
+            mc_dropout_sampler(arguments.checkpoint, samples=32, seed=0),
             windows,
             "MC-dropout",
             progress=progress,
@@ -133,7 +134,8 @@ def run(arguments: argparse.Namespace, progress: Progress) -> DemoResults:
     ]
     tasks, outcomes = compare(
         model,
-        PlannerConfig(),
+        # Small enough to replan in well under a second on one core.
+        PlannerConfig(candidates=128, elites=16, iterations=6),
         tasks=arguments.tasks,
         seed=SEEDS["planning"],
         on_progress=lambda done, total: progress("plan in closed loop", done, total),

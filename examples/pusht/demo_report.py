@@ -14,8 +14,8 @@ from showcase import FAULTS, Showcase
 from views import FutureView, Landscape
 
 from jepa_edge.calibration.page import percent, reliability_section, spread_section
-from jepa_edge.calibration.records import FaultReport, SpreadReport, VariantReport
-from jepa_edge.export.exporter import ExportReport
+from jepa_edge.calibration.records import FaultReport, Rate, SpreadReport, VariantReport
+from jepa_edge.export.options import ExportReport
 from jepa_edge.report import Section, Table, write_page
 from jepa_edge.version import __version__
 
@@ -77,14 +77,15 @@ def summarize(results: DemoResults) -> dict[str, Any]:
 def summary_rows(results: DemoResults) -> list[tuple[str, str]]:
     """The key figures as name and value."""
     rows = []
-    for name, variant in results.exported.variants.items():
+    for variant in results.exported.variants:
+        name = variant.precision
         encoder, predictor = variant.encoder, variant.predictor
         rows.append(
             (
                 f"{name}: size, encode, predict (batch 1)",
                 (
                     f"{(encoder.size_bytes + predictor.size_bytes) / 1e6:.2f} MB, "
-                    f"{encoder.latency_ms[1]:.2f} ms, {predictor.latency_ms[1]:.2f} ms"
+                    f"{encoder.latency_ms:.2f} ms, {predictor.latency_ms:.2f} ms"
                 ),
             )
         )
@@ -160,6 +161,10 @@ def write_demo_report(path: Path, results: DemoResults) -> None:
     )
 
 
+def _compact(rate: Rate) -> str:
+    return f"{rate.count} of {rate.trials} [{100 * rate.low:.0f}, {100 * rate.high:.0f} %]"
+
+
 def _short(fault: Any) -> str:
     rate = fault.detected
     return f"{rate.count} of {rate.trials} episodes"
@@ -177,7 +182,7 @@ def _showcase(results: DemoResults) -> Section:
     return Section(
         title="One held-out episode, four faults",
         paragraphs=[
-            "Top: what the camera saw, every tenth frame. Middle: the published level. Bottom: the "
+            "Top: what the camera saw, every fifteenth frame. Middle: the published level. Bottom: the "
             "largest standardized channel score against the two calibrated thresholds; hover for "
             "the reasons. Shaded: a fault is active, and repaired at the end. Levels rise at "
             "once and fall after three calmer frames. " + said,
@@ -192,25 +197,21 @@ def _showcase(results: DemoResults) -> Section:
 
 def _faults(results: DemoResults) -> Section:
     report = results.faults
-    rows = []
-    for fault in report.faults:
-        rows.append(
-            [
-                fault.fault,
-                percent(fault.detected),
-                percent(fault.rejected),
-                "-" if fault.delay_median is None else f"{fault.delay_median:.0f}",
-                "-" if fault.delay_p90 is None else f"{fault.delay_p90:.0f}",
-                f"{fault.early.count}",
-            ]
-        )
-    channels = list(report.nominal_by_channel)
-    matrix = [
-        [name, *(f"{100 * by_channel[channel]:.0f} %" for channel in channels)]
-        for name, by_channel in [
-            ("nominal", report.nominal_by_channel),
-            *((fault.fault, fault.by_channel) for fault in report.faults),
+    rows = [
+        [
+            fault.fault,
+            _compact(fault.detected),
+            _compact(fault.rejected),
+            "-" if fault.delay_median is None else f"{fault.delay_median:.0f}",
+            "-" if fault.delay_p90 is None else f"{fault.delay_p90:.0f}",
+            f"{fault.early.count}",
         ]
+        for fault in report.faults
+    ]
+    columns = [report.nominal_by_channel, *(fault.by_channel for fault in report.faults)]
+    matrix = [
+        [channel, *(f"{100 * shares[channel]:.0f} %" for shares in columns)]
+        for channel in report.nominal_by_channel
     ]
     return Section(
         title="Faults, over many episodes",
@@ -229,12 +230,12 @@ def _faults(results: DemoResults) -> Section:
             Table(
                 header=("fault", "CAUTION or more", "REJECT", "median delay", "p90", "early"),
                 rows=rows,
-                caption="Detection per fault. Early: episodes that alarmed before the fault.",
+                caption="Detection per fault with 95 % intervals. Early: alarmed before the fault began.",
             ),
             Table(
-                header=("share of episodes", *channels),
+                header=("channel", "nominal", *(fault.fault for fault in report.faults)),
                 rows=matrix,
-                caption="Which channel alone sees what.",
+                caption="Share of episodes in which a channel alone passes the CAUTION threshold.",
             ),
         ],
     )
@@ -368,7 +369,8 @@ def _planning(results: DemoResults) -> Section:
 
 def _variants(results: DemoResults) -> Section:
     rows = []
-    for name, variant in results.exported.variants.items():
+    for variant in results.exported.variants:
+        name = variant.precision
         for part in ("encoder", "predictor"):
             graph = getattr(variant, part)
             rows.append(
@@ -376,17 +378,14 @@ def _variants(results: DemoResults) -> Section:
                     f"{name} {part}",
                     f"{graph.size_bytes / 1e6:.2f} MB",
                     f"{graph.size_ratio:.2f}",
-                    *(
-                        f"{graph.latency_ms[batch]:.2f} ms ({graph.latency_ratio[batch]:.2f})"
-                        for batch in sorted(graph.latency_ms)
-                    ),
+                    f"{graph.latency_ms:.2f} ms ({graph.latency_ratio:.2f})",
+                    f"{graph.latency_batch64_ms:.1f} ms ({graph.latency_batch64_ratio:.2f})",
                     f"{graph.sqnr_db:.1f} dB",
                     f"{graph.centered_cosine:.4f}",
                 ]
             )
-    names = list(results.exported.variants)
-    variants = results.exported.variants
-    batches = sorted(variants[names[0]].encoder.latency_ms)
+    graphs = {variant.precision: variant for variant in results.exported.variants}
+    names = list(graphs)
     return Section(
         title="Sizes and latencies per variant",
         paragraphs=[
@@ -403,7 +402,8 @@ def _variants(results: DemoResults) -> Section:
                     "graph",
                     "size",
                     "ratio",
-                    *(f"batch {batch}" for batch in batches),
+                    "batch 1",
+                    "batch 64",
                     "SQNR",
                     "centered cosine",
                 ),
@@ -414,16 +414,16 @@ def _variants(results: DemoResults) -> Section:
             bars(
                 names,
                 [
-                    ("encoder", [variants[n].encoder.size_bytes / 1e6 for n in names]),
-                    ("predictor", [variants[n].predictor.size_bytes / 1e6 for n in names]),
+                    ("encoder", [graphs[n].encoder.size_bytes / 1e6 for n in names]),
+                    ("predictor", [graphs[n].predictor.size_bytes / 1e6 for n in names]),
                 ],
                 "size, MB",
             ),
             bars(
                 names,
                 [
-                    ("encoder", [variants[n].encoder.latency_ms[1] for n in names]),
-                    ("predictor", [variants[n].predictor.latency_ms[1] for n in names]),
+                    ("encoder", [graphs[n].encoder.latency_ms for n in names]),
+                    ("predictor", [graphs[n].predictor.latency_ms for n in names]),
                 ],
                 "latency at batch 1, ms",
             ),

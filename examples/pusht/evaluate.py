@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jepa_edge.export.families.lewm import LeWM
 from numpy.typing import NDArray
 from torch import Tensor
 
 from data import Runs, normalize_frames
+from jepa_edge.export.families.lewm import LeWM
 from jepa_edge.sim.pusht import STATE_NAMES
 
 HORIZONS = 5

@@ -22,7 +22,7 @@ LEVEL_COLORS = {
     Level.CAUTION: "#e0a526",
     Level.REJECT: "#c8403a",
 }
-_FRAME_STEP = 10
+_FRAME_STEP = 15
 _WORKSPACE = 512.0
 
 
@@ -46,7 +46,7 @@ def timeline(showcase: Showcase) -> go.Figure:
         rows=3,
         cols=1,
         shared_xaxes=True,
-        row_heights=[0.27, 0.09, 0.64],
+        row_heights=[0.24, 0.08, 0.68],
         vertical_spacing=0.035,
     )
     width_s = 0.92 * _FRAME_STEP * period_s
@@ -91,15 +91,15 @@ def timeline(showcase: Showcase) -> go.Figure:
         row=3,
         col=1,
     )
-    for value, level in (
-        (flags[0].caution_threshold, Level.CAUTION),
-        (flags[0].reject_threshold, Level.REJECT),
+    for value, level, place in (
+        (flags[0].caution_threshold, Level.CAUTION, "bottom left"),
+        (flags[0].reject_threshold, Level.REJECT, "top left"),
     ):
         figure.add_hline(
             y=value,
             line={"color": LEVEL_COLORS[level], "dash": "dash", "width": 1.5},
             annotation_text=f"{level.name} {value:.2f}",
-            annotation_position="top left",
+            annotation_position=place,
             row=3,
             col=1,
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from jepa_edge.export.families.lewm import LeWM
 from torch import Tensor, nn
+
+from jepa_edge.export.families.lewm import LeWM
 
 
 def prediction_loss(model: LeWM, latents: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,14 +64,14 @@ class SIGReg(nn.Module):
 class InverseDynamics(nn.Module):
     """Guess the action from the latents on both sides of it; it makes the encoder see the agent.
 
+    One linear layer: the agent follows its target like a linear spring and damper, and a head that
+    cannot bend makes the encoder lay the agent's position out flat.
     Used in training only; its weights are not shipped.
     """
 
-    def __init__(self, *, latent_dim: int, action_dim: int, hidden_dim: int = 256) -> None:
+    def __init__(self, *, latent_dim: int, action_dim: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(2 * latent_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, action_dim)
-        )
+        self.net = nn.Linear(2 * latent_dim, action_dim)
 
     def loss(self, latents: Tensor, actions: Tensor) -> Tensor:
         """latents: (B, L, D). actions: (B, L - 1, A), z-scored. Returns the mean squared error."""

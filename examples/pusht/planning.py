@@ -92,7 +92,7 @@ class PlanningPolicy(Policy):
 
     name = "planner"
 
-    def __init__(self, model: WorldModel, config: PlannerConfig, replan: int = 2) -> None:
+    def __init__(self, model: WorldModel, config: PlannerConfig, replan: int = 3) -> None:
         self._model = model
         self._planner = Planner(model, config)
         self._replan = replan

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from evaluate import HORIZONS, evaluate
-from jepa_edge.export.checkpoint import save_checkpoint
-from jepa_edge.export.families.lewm import LeWM, LeWMConfig
 from losses import InverseDynamics, SIGReg, prediction_loss
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data import PIXEL_MEAN, PIXEL_STD, Runs, load_runs, normalize_frames, sample_windows
+from jepa_edge.export.checkpoint import save_checkpoint
+from jepa_edge.export.families.lewm import LeWM, LeWMConfig
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 from jepa_edge.sim.pusht import ENV_RATE_HZ, WORKSPACE
 
@@ -66,15 +68,15 @@ class Recipe:
     to zero; before it the rate is constant, so runs of different lengths begin alike.
     """
 
-    steps: int = 7500
+    steps: int = 5000
     batch: int = 24
-    learning_rate: float = 8e-4
+    learning_rate: float = 7e-4
     warmup_steps: int = 200
     cooldown: float = 0.3
     weight_decay: float = 0.05
     max_gradient_norm: float = 1.0
-    sigreg_weight: float = 0.05
-    inverse_dynamics_weight: float = 0.5
+    sigreg_weight: float = 0.15
+    inverse_dynamics_weight: float = 1.0
     seed: int = 0
 
 
@@ -83,7 +85,9 @@ def widen_start(model: LeWM, frames: NDArray[np.uint8]) -> None:
 
     PushT is nearly all white: with the usual start every patch token, and so the class token, is
     one constant plus a trace of the image. Batch norm blows the trace up, and its running
-    statistics cannot follow the constant's drift. So the mean patch is mapped to zero.
+    statistics cannot follow the constant's drift. So the mean patch is mapped to zero, and the
+    filters are the whitened principal components of the patches: smooth ones, to which the rare
+    patch with the small agent in it is as loud as the block.
 
     frames: (B, H, W, 3) uint8, a sample of the training frames.
     """
@@ -91,15 +95,29 @@ def widen_start(model: LeWM, frames: NDArray[np.uint8]) -> None:
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.xavier_uniform_(module.weight)
     embeddings = model.encoder.embeddings
-    torch.nn.init.normal_(embeddings.position_embeddings, std=0.5)
     projection = embeddings.patch_embeddings.projection
+    size, dim = model.config.patch_size, model.config.encoder_dim
     with torch.no_grad():
-        for _ in range(2):  # once for the offset, once more at the new scale
-            tokens = projection(normalize_frames(frames)).transpose(0, 1).flatten(1)
-            projection.bias -= tokens.mean(dim=1)
-            spread = (tokens - tokens.mean(dim=1, keepdim=True)).std()
-            projection.weight /= spread
-            projection.bias /= spread
+        patches = torch.nn.functional.unfold(normalize_frames(frames), size, stride=size)
+        flat = patches.transpose(1, 2).flatten(0, 1)
+        variances, components = torch.linalg.eigh(torch.cov(flat.T))
+        variances, components = variances[-dim:], components[:, -dim:]
+        filters = (components / (variances + variances[0]).sqrt()).T
+        mixed = torch.linalg.qr(torch.randn(dim, dim)).Q @ filters  # loudness spread over channels
+        projection.weight.copy_(mixed.view_as(projection.weight))
+        projection.bias.copy_(-mixed @ flat.mean(dim=0))
+        embeddings.position_embeddings[0, 1:] = grid_positions(model.config.image_size // size, dim)
+
+
+def grid_positions(side: int, dim: int) -> Tensor:
+    """Return (side * side, dim) sines and cosines of row and column, slow ones first."""
+    place = torch.linspace(-1.0, 1.0, side)
+    frequency = 0.5 * math.pi * torch.linspace(0.5, side / 2, dim // 4)
+    waves = torch.cat(
+        [torch.sin(place[:, None] * frequency), torch.cos(place[:, None] * frequency)], 1
+    )
+    rows = waves[:, None].expand(side, side, -1)
+    return torch.cat([rows, rows.transpose(0, 1)], dim=-1).flatten(0, 1)
 
 
 def refresh_batch_norm(model: LeWM, runs: Runs, recipe: Recipe, *, batches: int = 25) -> None:
@@ -193,13 +211,13 @@ def train(
     mean, std = flat_actions.mean(0), flat_actions.std(0)
 
     model = LeWM(MODEL)
-    widen_start(model, runs.frames[:256, 0])
+    widen_start(model, runs.frames[:1000, 0])
     inverse = InverseDynamics(latent_dim=MODEL.latent_dim, action_dim=MODEL.action_dim)
     sigreg = SIGReg()
     optimizer = torch.optim.AdamW(
         optimizer_groups([model, inverse], recipe.weight_decay),
         lr=recipe.learning_rate,
-        betas=(0.9, 0.98),
+        betas=(0.9, 0.99),
         eps=1e-7,
     )
     parameters = [*model.parameters(), *inverse.parameters()]

@@ -61,4 +61,19 @@ def command(
     if as_json:
         print_json(report)
         return
-    print_json(report)
+    for name, result in report.variants.items():
+        calibration, alarms = result.calibration, result.false_alarms
+        inside = sum(coverage.accepted for coverage in result.coverage)
+        click.echo(
+            f"{bundle} {name}: {calibration.thresholds.episodes} conformal episodes, "
+            f"CAUTION above {calibration.thresholds.caution:.3f}, "
+            f"REJECT above {calibration.thresholds.reject:.3f}"
+        )
+        click.echo(
+            f"  held out: {alarms.count} of {alarms.trials} nominal episodes alarm; coverage "
+            f"inside its 99 % interval at {inside} of {len(result.coverage)} alphas and horizons; "
+            f"spread against error: Spearman {result.spread.overall.value:.2f}"
+        )
+        for warning in result.warnings:
+            click.echo(f"note: {warning}", err=True)
+        click.echo(f"report: {bundle / 'reports' / f'calibration_{name}.html'}")

@@ -23,8 +23,8 @@ from jepa_edge.latent_variable import LatentVariable, Predictor
 from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
 
-_GAIN_WINDOWS = 96
-_GAIN_SAMPLES = 12
+_GAIN_WINDOWS = 512
+_GAIN_SAMPLES = 4
 _MOVING = 8
 """Directions of motion that the monitor watches more closely."""
 
@@ -53,7 +53,7 @@ def fit_latent_variable(
         mean_heads=fit_mean_heads(rows, options.members, options.hidden, options.seed),
         gain=blank.gain,
     )
-    chosen = pick_windows(gain_windows, 4, options.seed)
+    chosen = pick_windows(gain_windows, _GAIN_WINDOWS, options.seed)
     chosen = chosen.take(np.sort(rng.permutation(len(chosen))[:_GAIN_WINDOWS]))
     gain = fit_gain(variable, model, chosen, _GAIN_SAMPLES, options.seed)
     return LatentVariable(

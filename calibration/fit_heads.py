@@ -17,7 +17,8 @@ from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
 
 _RIDGE = 1e-2
-_MAX_EPOCHS = 150
+_STEPS_PER_EPOCH = 20
+_MAX_EPOCHS = 100
 _PATIENCE = 10
 
 
@@ -83,10 +84,11 @@ def fit_inverse(
         )
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
     train = torch.nonzero(~held_out)[:, 0]
+    size = max(32, len(train) // _STEPS_PER_EPOCH)
     best, best_state, waited = float("inf"), {}, 0
     for epoch in range(_MAX_EPOCHS):
         order = train[torch.randperm(len(train), generator=generator)]
-        for batch in torch.split(order, 256):
+        for batch in torch.split(order, size):
             loss = nn.functional.smooth_l1_loss(net(x[batch]), y[batch], beta=0.1)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

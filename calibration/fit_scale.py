@@ -19,7 +19,7 @@ from jepa_edge.progress import Progress
 logger = logging.getLogger(__name__)
 
 _MAX_ROWS = 40_000
-_BATCH = 1024
+_STEPS_PER_EPOCH = 40
 _EPOCHS = 30
 _PATIENCE = 5
 _LOG_LIMIT = 3.0  # as in jepa_edge.latent_variable.bounded
@@ -134,10 +134,11 @@ def fit_scale_head(
         net = _ScaleNet(features.shape[1], hidden, factor, log_variance)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
     train = torch.nonzero(~held_out)[:, 0]
+    size = max(32, len(train) // _STEPS_PER_EPOCH)
     best, best_state, waited = float("inf"), {}, 0
     for epoch in range(_EPOCHS):
         order = train[torch.randperm(len(train), generator=generator)]
-        for batch in torch.split(order, _BATCH):
+        for batch in torch.split(order, size):
             log_variance, factor = net(features[batch])
             loss = negative_log_likelihood(log_variance, factor, residual[batch])
             optimizer.zero_grad()

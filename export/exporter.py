@@ -139,6 +139,10 @@ def export_bundle(
         payload = msgspec.json.format(msgspec.json.encode(report), indent=2)
         Path(_place(staging, REPORT_JSON)).write_bytes(payload + b"\n")
         write_export_page(report, Path(_place(staging, REPORT_HTML)))
+        for file in staging.rglob("*"):
+            # safetensors writes files that only their owner may read; bundles are for copying
+            if file.is_file():
+                file.chmod(0o644)
         seal(
             staging,
             Manifest(

@@ -53,7 +53,7 @@ def profile_violations(model: Any) -> list[str]:
 
 
 def realized_precisions(model: Any) -> dict[str, int]:
-    """Count the weighted nodes by the precision that they compute in: int8, float16, float32."""
+    """Count the weighted nodes by the precision that they compute in: int8, fp16, fp32."""
     index = GraphIndex(model)
     counts: dict[str, int] = {}
     for node in model.graph.node:
@@ -63,7 +63,7 @@ def realized_precisions(model: Any) -> dict[str, int]:
             name = "int8"
         else:
             half = index.initializers[node.input[1]].data_type == onnx.TensorProto.FLOAT16
-            name = "float16" if half else "float32"
+            name = "fp16" if half else "fp32"
         counts[name] = counts.get(name, 0) + 1
     return counts
 

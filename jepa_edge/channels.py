@@ -245,7 +245,8 @@ class Standardization:
     def score(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores (..., C) of channel values (..., C); -inf where a value is not there yet."""
         deviation = values - self.center
-        score = np.maximum(deviation / self.high, -deviation / self.low)
+        with np.errstate(invalid="ignore"):  # an infinite value over an unwatched tail
+            score = np.fmax(deviation / self.high, -deviation / self.low)
         return np.where(np.isnan(values), -np.inf, score)
 
 

@@ -219,7 +219,8 @@ def make_episode() -> Callable[[int], Episode]:
 @pytest.fixture(scope="session")
 def calibrated_bundle(tmp_path_factory: pytest.TempPathFactory, world: LinearWorld) -> Path:
     """The linear world's bundle, calibrated on color episodes at alpha 0.1. Do not alter it."""
-    from jepa_edge.calibration.calibrate import CalibrateOptions, calibrate_bundle
+    from jepa_edge.calibration.calibrate import calibrate_bundle
+    from jepa_edge.calibration.options import CalibrateOptions
 
     root = tmp_path_factory.mktemp("calibrated")
     with RecordingWriter(root / "runs", RecordingInfo(rate_hz=5.0, action_dim=ACTION)) as writer:

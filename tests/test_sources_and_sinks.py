@@ -17,8 +17,8 @@ from jepa_edge.errors import InputError
 from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
 from jepa_edge.ros_types import CONFIDENCE_FLAG, typestore
 from jepa_edge.session import Session
-from jepa_edge.sinks.jsonl import JsonLinesSink
-from jepa_edge.sinks.mcap import FLAG_TOPIC, McapSink
+from jepa_edge.sinks.jsonl import json_lines
+from jepa_edge.sinks.mcap import FLAG_TOPIC, mcap_sink
 from jepa_edge.sources import SourceOptions, open_source
 from jepa_edge.world_model import WorldModel
 
@@ -74,11 +74,11 @@ def test_an_mcap_written_by_a_session_replays_to_the_same_flags(
     session = Session(model, None)
     mcap = tmp_path / "out.mcap"
     flags = []
-    with McapSink(mcap, color="rgb") as sink:
+    with mcap_sink(mcap, color="rgb") as sink:
         for observation in source:
             update = session.step(observation)
             flags.append(update.flag)
-            sink.write(observation, update)
+            sink(observation, update)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["linear.jepa", "out.mcap", "runs"]
     replayed = list(open_source(str(mcap), model.manifest, SourceOptions()))
     _same(source, replayed)
@@ -91,8 +91,8 @@ def test_an_mcap_written_by_a_session_replays_to_the_same_flags(
         ]
     assert [message.level for message in stored] == [int(flag.level) for flag in flags]
     assert [message.reasons for message in stored] == [flag.reason_bits for flag in flags]
-    with pytest.raises(InputError, match="exists already"):
-        McapSink(mcap, color="rgb")
+    with pytest.raises(InputError, match="exists already"), mcap_sink(mcap, color="rgb"):
+        pass
 
 
 def test_a_bag_of_bgr_images_is_turned_around(
@@ -100,9 +100,9 @@ def test_a_bag_of_bgr_images_is_turned_around(
 ) -> None:
     source = list(open_source(str(recording), model.manifest, SourceOptions()))
     session = Session(model, None)
-    with McapSink(tmp_path / "bgr.mcap", color="bgr") as sink:
+    with mcap_sink(tmp_path / "bgr.mcap", color="bgr") as sink:
         for observation in source:
-            sink.write(observation, session.step(observation))
+            sink(observation, session.step(observation))
     replayed = open_source(str(tmp_path / "bgr.mcap"), model.manifest, SourceOptions())
     for before, after in zip(source, replayed, strict=True):
         assert np.array_equal(before.frame[..., ::-1], after.frame)
@@ -112,9 +112,9 @@ def test_a_bag_without_the_topic_says_what_it_has(
     recording: Path, model: WorldModel, tmp_path: Path
 ) -> None:
     session = Session(model, None)
-    with McapSink(tmp_path / "a.mcap", color="rgb") as sink:
+    with mcap_sink(tmp_path / "a.mcap", color="rgb") as sink:
         for observation in open_source(str(recording), model.manifest, SourceOptions()):
-            sink.write(observation, session.step(observation))
+            sink(observation, session.step(observation))
     with pytest.raises(InputError, match="/camera/image_raw"):
         open_source(str(tmp_path / "a.mcap"), model.manifest, SourceOptions(image_topic="/cam"))
     damaged = tmp_path / "b.mcap"
@@ -174,9 +174,9 @@ def test_an_unknown_source_lists_the_known_kinds(model: WorldModel, tmp_path: Pa
 def test_json_lines_are_json_with_levels_spelled_out(recording: Path, model: WorldModel) -> None:
     stream = io.BytesIO()
     session = Session(model, None)
-    with JsonLinesSink(stream) as sink:
-        for observation in open_source(str(recording), model.manifest, SourceOptions()):
-            sink.write(observation, session.step(observation))
+    sink = json_lines(stream)
+    for observation in open_source(str(recording), model.manifest, SourceOptions()):
+        sink(observation, session.step(observation))
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert len(lines) == STEPS + 1
     assert {line["level"] for line in lines} == {"UNKNOWN"}

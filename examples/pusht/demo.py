@@ -22,12 +22,14 @@ from planning import compare
 from showcase import run_showcase
 from views import energy_landscape, future_view
 
-from jepa_edge.calibration.calibrate import CalibrateOptions, calibrate_bundle
+from jepa_edge.calibration.calibrate import calibrate_bundle
 from jepa_edge.calibration.dataset import encode_recording, make_windows
 from jepa_edge.calibration.evaluate import evaluate_faults
+from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.calibration.spread import evaluate_spread, pick_windows
 from jepa_edge.cli.common import progress_bars
-from jepa_edge.export.exporter import ExportOptions, export_bundle
+from jepa_edge.export.exporter import export_bundle
+from jepa_edge.export.options import ExportOptions
 from jepa_edge.monitor import Monitor
 from jepa_edge.planner import PlannerConfig
 from jepa_edge.progress import Progress

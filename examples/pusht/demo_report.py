@@ -260,22 +260,18 @@ def _futures(results: DemoResults) -> Section:
 
 
 def _coverage(results: DemoResults) -> Section:
-    rows = []
-    for variant, report in results.calibrated.items():
-        for item in report.coverage:
-            rows.append(
-                [
-                    variant,
-                    f"{item.alpha:g}",
-                    str(item.horizon),
-                    (
-                        f"{100 * item.measured.value:.1f} % "
-                        f"({item.measured.count}/{item.measured.trials})"
-                    ),
-                    f"{100 * item.accept_low:.1f} to {100 * item.accept_high:.1f} %",
-                    "inside" if item.accepted else "OUTSIDE",
-                ]
-            )
+    rows = [
+        [
+            variant,
+            f"{item.alpha:g}",
+            str(item.horizon),
+            f"{100 * item.measured.value:.1f} % ({item.measured.count}/{item.measured.trials})",
+            f"{100 * item.accept_low:.1f} to {100 * item.accept_high:.1f} %",
+            "inside" if item.accepted else "OUTSIDE",
+        ]
+        for variant, report in results.calibrated.items()
+        for item in report.coverage
+    ]
     return Section(
         title="Coverage on held-out episodes",
         paragraphs=[

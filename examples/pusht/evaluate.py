@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures a PushT world model on episodes that it was not trained on."""
+"""Measures a PushT world model on episodes that it was not trained on.
+
+python examples/pusht/evaluate.py examples/pusht/model
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data import Runs, normalize_frames
+from data import Runs, load_runs, normalize_frames
+from jepa_edge.export.checkpoint import load_checkpoint
 from jepa_edge.export.families.lewm import LeWM
 from jepa_edge.sim.pusht import STATE_NAMES
 
@@ -82,7 +90,7 @@ def probe_figures(
     gram = x.T @ x + ridge * np.eye(x.shape[1])
     weights = np.linalg.solve(gram, x.T @ (y_fit - offset))
     residual = y_test - ((x_test - center) @ weights + offset)
-    r2 = 1.0 - residual.var(0) / y_test.var(0)
+    r2 = 1.0 - np.square(residual).mean(0) / y_test.var(0)
     return dict(zip(STATE_NAMES, (float(value) for value in r2), strict=True))
 
 
@@ -101,3 +109,22 @@ def evaluate(
     figures["effective_dims"] = float(torch.exp(-(share * (share + 1e-12).log()).sum()))
     figures["probe_r2"] = probe_figures(encode_runs(model, probe).numpy(), probe.states)
     return figures
+
+
+def main() -> None:
+    """Load a model, record the held-out episodes where they are missing, print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="folder with model.safetensors and config.json")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/pusht"), help="recordings (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    model, _, extras = load_checkpoint(options.model)
+    mean, std = (np.float32(values) for values in (extras.action.mean, extras.action.std))
+    val, probe = (load_runs(options.data, name) for name in ("val", "probe"))
+    figures = evaluate(model, val, probe, mean=mean, std=std)
+    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

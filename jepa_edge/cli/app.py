@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -74,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except JepaEdgeError as error:
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does; a second complaint at exit is muted.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (JepaEdgeError, OSError) as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(EXIT_USER_ERROR)

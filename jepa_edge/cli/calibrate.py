@@ -51,7 +51,8 @@ def command(
 ) -> None:
     """Fit the latent variable of BUNDLE and set its thresholds on recorded nominal runs."""
     with needs_extra("calibration"):
-        from jepa_edge.calibration.calibrate import CalibrateOptions, calibrate_bundle
+        from jepa_edge.calibration.calibrate import calibrate_bundle
+        from jepa_edge.calibration.options import CalibrateOptions
 
     options = CalibrateOptions(
         alpha=alpha, variant=variant, horizon=horizon, samples=samples, seed=seed

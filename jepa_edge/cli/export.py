@@ -76,7 +76,8 @@ def command(
 ) -> None:
     """Export CHECKPOINT to ONNX, quantize it, check every variant against torch, write a bundle."""
     with needs_extra("export"):
-        from jepa_edge.export.exporter import ExportOptions, export_bundle
+        from jepa_edge.export.exporter import export_bundle
+        from jepa_edge.export.options import ExportOptions
 
     options = ExportOptions(
         precisions=tuple(name.strip() for name in precision.split(",") if name.strip()),

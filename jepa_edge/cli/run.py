@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -79,7 +80,8 @@ def command(
     from jepa_edge.monitor import Monitor
     from jepa_edge.session import Session, SessionConfig
     from jepa_edge.sinks import Sink
-    from jepa_edge.sinks.jsonl import JsonLinesSink
+    from jepa_edge.sinks.jsonl import json_lines
+    from jepa_edge.sinks.terminal import live_table, plain_lines
     from jepa_edge.sources import SourceOptions, open_source
     from jepa_edge.world_model import WorldModel
 
@@ -108,30 +110,23 @@ def command(
     with contextlib.ExitStack() as stack:
         sinks: list[Sink] = []
         if as_json:
-            sinks.append(JsonLinesSink(sys.stdout.buffer))
+            sinks.append(json_lines(sys.stdout.buffer))
+        elif sys.stdout.isatty() and importlib.util.find_spec("rich"):
+            title = f"{bundle.name} ({model.variant}) on {source}"
+            sinks.append(stack.enter_context(live_table(title)))
         else:
-            sinks.append(_terminal(f"{bundle.name} ({model.variant}) on {source}"))
+            sinks.append(plain_lines())
         if jsonl is not None:
-            sinks.append(JsonLinesSink(stack.enter_context(jsonl.open("wb"))))
+            sinks.append(json_lines(stack.enter_context(jsonl.open("wb"))))
         if mcap is not None:
-            from jepa_edge.sinks.mcap import McapSink
+            from jepa_edge.sinks.mcap import mcap_sink
 
-            sinks.append(McapSink(mcap, color=model.manifest.observation.color))
-        for sink in sinks:
-            stack.enter_context(sink)
+            color = model.manifest.observation.color
+            sinks.append(stack.enter_context(mcap_sink(mcap, color=color)))
         due_s = time.monotonic()
         for observation in stream:
             time.sleep(max(0.0, due_s - time.monotonic()))
             due_s += period_s
             update = session.step(observation)
             for sink in sinks:
-                sink.write(observation, update)
-
-
-def _terminal(title: str):  # type: ignore[no-untyped-def]
-    from jepa_edge.sinks.terminal import LiveTableSink, PlainSink
-
-    if sys.stdout.isatty():
-        with contextlib.suppress(ImportError):
-            return LiveTableSink(title)
-    return PlainSink()
+                sink(observation, update)

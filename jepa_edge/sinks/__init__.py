@@ -1,27 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where flags go: JSON lines, MCAP, a terminal."""
+"""Where flags go: JSON lines, MCAP, a terminal. A sink is called with every step of a session."""
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Protocol
+from collections.abc import Callable
 
 from jepa_edge.session import Observation, Update
 
-
-class Sink(Protocol):
-    """Takes every step of a session. A context manager: leaving it closes the output."""
-
-    def __enter__(self) -> Sink:
-        """Open the output."""
-
-    def write(self, observation: Observation, update: Update) -> None:
-        """Publish one step."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the output."""
+Sink = Callable[[Observation, Update], None]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from jepa_edge.errors import InputError
 from jepa_edge.ros_types import ACTION, CONFIDENCE_FLAG, IMAGE, STATE_EMBEDDING, typestore
 from jepa_edge.session import Flag, Observation, Update
+from jepa_edge.sinks import Sink
 
 IMAGE_TOPIC = "/camera/image_raw"
 ACTION_TOPIC = "/jepa/action"
@@ -28,30 +29,36 @@ FLAG_TOPIC = "/jepa/flag"
 _FAMILIARITY = "familiarity"
 
 
-class McapSink:
-    """Writes a session into one MCAP file, which appears when the session ends."""
+@contextmanager
+def mcap_sink(path: Path, *, color: str, frame_id: str = "camera") -> Iterator[Sink]:
+    """Yield a sink that writes one MCAP file, which appears when the session ends well.
 
-    def __init__(self, path: Path, *, color: str, frame_id: str = "camera") -> None:
-        """color: channel order of the frames, "rgb" or "bgr".
+    color: channel order of the frames, "rgb" or "bgr". frame_id: of every header.
+    Raises InputError when the file exists, MissingDependencyError without rosbags.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists already; remove it or choose another --mcap")
+    store = typestore()
+    from rosbags.rosbag2 import StoragePlugin, Writer
 
-        Raises InputError when the file exists, MissingDependencyError without rosbags.
-        """
-        if path.exists():
-            raise InputError(f"{path} exists already; remove it or choose another --mcap")
-        self._path = path
-        self._encoding = color + "8"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mcap.", dir=path.resolve().parent) as staging:
+        bag = Path(staging) / "bag"
+        with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            yield _MessageWriter(writer, store, encoding=color + "8", frame_id=frame_id).write
+        os.replace(next(bag.glob("*.mcap")), path)
+
+
+class _MessageWriter:
+    """Turns steps into ROS 2 messages on the topics above."""
+
+    def __init__(self, writer: Any, store: Any, *, encoding: str, frame_id: str) -> None:
+        self._writer = writer
+        self._store = store
+        self._encoding = encoding
         self._frame_id = frame_id
-        self._store = typestore()
-
-    def __enter__(self) -> McapSink:
-        from rosbags.rosbag2 import StoragePlugin, Writer
-
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._staging = Path(tempfile.mkdtemp(prefix=".mcap.", dir=self._path.resolve().parent))
-        self._writer = Writer(self._staging / "bag", version=9, storage_plugin=StoragePlugin.MCAP)
-        self._writer.open()
         self._connections = {
-            topic: self._writer.add_connection(topic, kind, typestore=self._store)
+            topic: writer.add_connection(topic, kind, typestore=store)
             for topic, kind in (
                 (ACTION_TOPIC, ACTION),
                 (IMAGE_TOPIC, IMAGE),
@@ -59,7 +66,6 @@ class McapSink:
                 (FLAG_TOPIC, CONFIDENCE_FLAG),
             )
         }
-        return self
 
     def write(self, observation: Observation, update: Update) -> None:
         """Append the frame, the action that led to it, the embedding and the flag."""
@@ -92,19 +98,6 @@ class McapSink:
             )
             self._put(EMBEDDING_TOPIC, stamp_ns, embedding)
         self._put(FLAG_TOPIC, stamp_ns, flag)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self._writer.close()
-            if kind is None:
-                os.replace(next((self._staging / "bag").glob("*.mcap")), self._path)
-        finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
 
     def _put(self, topic: str, stamp_ns: int, message: Any) -> None:
         connection = self._connections[topic]

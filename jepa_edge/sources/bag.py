@@ -91,7 +91,7 @@ class _Closing:
 
 
 def _pick(reader: Any, path: Path, kind: str, wanted: str | None, option: str) -> str:
-    topics = sorted({c.topic for c in reader.connections if c.msgtype == kind})
+    topics: list[str] = sorted({c.topic for c in reader.connections if c.msgtype == kind})
     if wanted is not None and wanted in topics:
         return wanted
     if wanted is None and len(topics) == 1:

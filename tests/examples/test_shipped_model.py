@@ -23,7 +23,7 @@ MODEL = EXAMPLE / "model"
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every figure of the model card, measured on 24 fresh episodes."""
+    """Every figure of the model card, measured on 40 fresh episodes."""
     from jepa_edge.export.checkpoint import load_checkpoint
 
     with pytest.MonkeyPatch.context() as patch:
@@ -35,7 +35,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for name in ("data", "evaluate"):
             sys.modules.pop(name)
     path = tmp_path_factory.mktemp("pusht") / "fresh"
-    record_pusht(path, 24, 80, seed=20_001)
+    record_pusht(path, 40, 56, seed=20_001)
     episodes = list(Recording(path))
     runs = [
         Runs(
@@ -43,7 +43,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             actions=np.stack([episode.actions for episode in part]),
             states=np.stack([e.state for e in part if e.state is not None]),
         )
-        for part in (episodes[:12], episodes)
+        for part in (episodes[:20], episodes)
     ]
     model, _, extras = load_checkpoint(MODEL)
     assert not extras.assumed

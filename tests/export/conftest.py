@@ -8,13 +8,20 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from jepa_edge.export.families.lewm import LeWMConfig
+from jepa_edge.export.families.lewm import LeWM, LeWMConfig
+from jepa_edge.export.graphs import EncoderGraph, PredictorGraph
+from jepa_edge.export.onnx_export import export_encoder, export_predictor
+from jepa_edge.manifest import ActionSpec, ObservationSpec
+from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
 
 UpstreamBuilder = Callable[..., nn.Module]
 
@@ -124,3 +131,87 @@ def small_config() -> LeWMConfig:
         action_smoothed_dim=7,
         action_mlp_scale=2,
     )
+
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+ACTION_MEAN, ACTION_STD = (256.0, 200.0, 300.0, 250.0), (100.0, 90.0, 80.0, 110.0)
+
+
+@pytest.fixture(scope="session")
+def export_config() -> LeWMConfig:
+    """The smallest model that still has several blocks, heads and widths."""
+    return LeWMConfig(
+        image_size=32,
+        patch_size=8,
+        encoder_dim=48,
+        encoder_depth=2,
+        encoder_heads=2,
+        encoder_mlp_dim=96,
+        latent_dim=24,
+        projector_dim=64,
+        predictor_dim=32,
+        predictor_depth=2,
+        predictor_heads=2,
+        predictor_dim_head=16,
+        predictor_mlp_dim=64,
+        history=3,
+        action_dim=4,
+        action_smoothed_dim=4,
+    )
+
+
+@pytest.fixture(scope="session")
+def export_model(export_config: LeWMConfig) -> LeWM:
+    """Random weights, the zero-initialized ones too."""
+    model = LeWM(export_config)
+    randomize(model, seed=5)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def export_specs() -> tuple[ObservationSpec, ActionSpec]:
+    """What the frames and actions of `export_recording` are."""
+    return (
+        ObservationSpec(height=32, width=32, mean=MEAN, std=STD, rate_hz=5.0),
+        ActionSpec(dim=4, block=2, mean=ACTION_MEAN, std=ACTION_STD, units="px"),
+    )
+
+
+def drawn_episode(seed: int, steps: int = 20) -> Episode:
+    """A colored square that wanders over a textured ground."""
+    rng = np.random.default_rng([17, seed])
+    ground = rng.integers(60, 220, (4, 4, 3)).repeat(8, axis=0).repeat(8, axis=1)
+    frames = np.repeat(ground[None].astype(np.uint8), steps + 1, axis=0)
+    color, corner = rng.integers(0, 256, 3), rng.uniform(0, 22, 2)
+    for frame in frames:
+        corner = np.clip(corner + rng.normal(0, 2, 2), 0, 22)
+        y, x = corner.astype(int)
+        frame[y : y + 10, x : x + 10] = color
+    return Episode(
+        name=f"square {seed}",
+        frames=frames,
+        actions=rng.normal(ACTION_MEAN, ACTION_STD, (steps, 4)).astype(np.float32),
+        stamps_s=np.arange(steps + 1) / 5.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def export_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of 12 episodes that fits `export_model`."""
+    path = tmp_path_factory.mktemp("export") / "runs"
+    with RecordingWriter(path, RecordingInfo(rate_hz=5.0, action_dim=4)) as writer:
+        for seed in range(12):
+            writer.add(drawn_episode(seed))
+    return path
+
+
+@pytest.fixture(scope="session")
+def export_onnx(
+    export_model: LeWM, export_specs: tuple[ObservationSpec, ActionSpec]
+) -> dict[str, Any]:
+    """Encoder and predictor of `export_model` as ModelProtos; copy before editing."""
+    observation, action = export_specs
+    return {
+        "encoder": export_encoder(EncoderGraph(export_model, observation.mean, observation.std)),
+        "predictor": export_predictor(PredictorGraph(export_model, action.mean, action.std)),
+    }

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantiles and intervals against brute force, scipy and simulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jepa_edge.calibration.conformal import (
+    acceptance_interval,
+    binomial_p_value,
+    clopper_pearson,
+    conformal_quantile,
+    conformal_rank,
+    grouped_conformal_quantile,
+    required_episodes,
+)
+from jepa_edge.errors import CalibrationError
+
+
+@pytest.mark.parametrize("alpha", ["0.5", "0.2", "0.1", "0.05", "0.025", "0.01"])
+def test_rank_is_exact_where_floating_point_is_not(alpha: str) -> None:
+    exact = Fraction(alpha)
+    for count in range(1, 400):
+        assert conformal_rank(count, float(alpha)) == math.ceil((count + 1) * (1 - exact))
+    assert required_episodes(float(alpha)) == math.ceil(1 / exact) - 1
+
+
+@pytest.mark.parametrize(("count", "alpha"), [(3, 0.25), (4, 0.4), (5, 0.2), (5, 0.5)])
+def test_quantile_covers_over_all_orders(count: int, alpha: float) -> None:
+    """All orders of n + 1 distinct scores are equally likely: count them."""
+    covered = total = 0
+    for order in itertools.permutations(range(count + 1)):
+        threshold = conformal_quantile(np.array(order[:-1], dtype=np.float64), alpha)
+        covered += order[-1] <= threshold
+        total += 1
+    assert Fraction(covered, total) >= 1 - Fraction(alpha)
+    assert Fraction(covered, total) <= 1 - Fraction(alpha) + Fraction(1, count + 1)
+
+
+def test_small_sample_false_alarms_are_what_the_rank_says() -> None:
+    """n = 20, alpha = 0.05: 4.8 % by the conformal rank, 8.9 % by np.quantile."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(20_000, 21))
+    conformal = np.array([conformal_quantile(row, 0.05) for row in scores[:, :20]])
+    wrong = np.quantile(scores[:, :20], 0.95, axis=1)
+    assert np.mean(scores[:, 20] > conformal) == pytest.approx(1 / 21, abs=0.006)
+    assert np.mean(scores[:, 20] > wrong) > 0.08
+
+
+def test_too_few_scores_are_refused_with_the_number_needed() -> None:
+    with pytest.raises(CalibrationError, match=r"alpha=0.05 needs at least 19 scores, got 18"):
+        conformal_quantile(np.zeros(18), 0.05)
+    assert conformal_quantile(np.arange(19.0), 0.05) == 18.0
+    with pytest.raises(CalibrationError, match=r"at least 19 episodes, got 5"):
+        grouped_conformal_quantile([np.zeros(3)] * 5, 0.05)
+
+
+def test_one_score_per_group_is_the_plain_quantile() -> None:
+    scores = np.random.default_rng(1).normal(size=57)
+    for alpha in (0.5, 0.1, 0.05, 0.02):
+        grouped = grouped_conformal_quantile([np.array([s]) for s in scores], alpha)
+        assert grouped == conformal_quantile(scores, alpha)
+
+
+def test_grouped_quantile_covers_dependent_windows_and_scatters_less() -> None:
+    """Windows share their episode's level; episodes differ in length."""
+    rng = np.random.default_rng(2)
+    covered, grouped_radii, single_radii = [], [], []
+    for _ in range(3000):
+        groups = [
+            rng.normal() * 0.5 + rng.normal(size=rng.integers(3, 12)) for _ in range(30)
+        ]
+        radius = grouped_conformal_quantile(groups, 0.1)
+        fresh = rng.normal() * 0.5 + rng.normal()
+        covered.append(fresh <= radius)
+        grouped_radii.append(radius)
+        single_radii.append(conformal_quantile(np.array([g[0] for g in groups]), 0.1))
+    low, high = clopper_pearson(int(np.sum(covered)), len(covered), 0.999)
+    assert high >= 0.9
+    assert low <= 0.9 + 2 / 31
+    assert np.std(grouped_radii) < 0.7 * np.std(single_radii)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (1, 10), (5, 10), (10, 10), (57, 60)])
+def test_clopper_pearson_is_scipys(successes: int, trials: int) -> None:
+    interval = stats.binomtest(successes, trials).proportion_ci(0.95, method="exact")
+    low, high = clopper_pearson(successes, trials)
+    assert low == pytest.approx(interval.low, abs=1e-9)
+    assert high == pytest.approx(interval.high, abs=1e-9)
+
+
+@pytest.mark.parametrize(("trials", "probability"), [(20, 0.95), (60, 0.9), (60, 0.95), (7, 0.5)])
+def test_acceptance_interval_is_the_exact_one(trials: int, probability: float) -> None:
+    low, high = acceptance_interval(trials, probability)
+    mass = [
+        math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k)
+        for k in range(trials + 1)
+    ]
+    assert sum(mass[:low]) <= 0.005 < sum(mass[: low + 1])
+    assert sum(mass[high + 1 :]) <= 0.005 < sum(mass[high:])
+
+
+def test_binomial_p_value_of_the_expected_count_is_one() -> None:
+    assert binomial_p_value(90, 100, 0.9) == pytest.approx(1.0)
+    assert binomial_p_value(70, 100, 0.9) < 1e-6

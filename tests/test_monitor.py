@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The monitor: streaming equals batch, thresholds become levels, foreign calibrations are refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from jepa_edge.bundle import Bundle, seal, staged_bundle
+from jepa_edge.calibration_file import (
+    Calibration,
+    ChannelScale,
+    Domain,
+    Radius,
+    Thresholds,
+    calibration_name,
+    heads_name,
+)
+from jepa_edge.channels import CHANNELS, LONG, Observer, Whitener, first_step
+from jepa_edge.errors import CalibrationError, InputError
+from jepa_edge.flags import Level, Reason
+from jepa_edge.latent_variable import LatentVariable
+from jepa_edge.mlp import MLP
+from jepa_edge.monitor import Monitor
+from jepa_edge.world_model import WorldModel
+
+D, A, R, K, H = 6, 4, 2, 3, 5  # D and A are those of the linear bundle
+STEPS = 14
+
+
+def head(rng: np.random.Generator, *sizes: int, members: int = 0) -> MLP:
+    """A random head of one hidden layer."""
+    lead = (members,) if members else ()
+    bias = (members, 1) if members else ()
+    return MLP(
+        center=np.zeros(sizes[0], np.float32),
+        scale=np.full(sizes[0], 3.0, np.float32),
+        weights=tuple(
+            rng.normal(0.0, 0.3, (*lead, i, o)).astype(np.float32)
+            for i, o in zip(sizes, sizes[1:], strict=False)
+        ),
+        biases=tuple(rng.normal(0.0, 0.3, (*bias, o)).astype(np.float32) for o in sizes[1:]),
+    )
+
+
+def whitener(rng: np.random.Generator, size: int) -> Whitener:
+    matrix = rng.normal(size=(size, size)) + 2.0 * np.eye(size)
+    return Whitener(mean=np.zeros(size, np.float32), whiten=matrix.astype(np.float32))
+
+
+def make_observer(seed: int = 0) -> Observer:
+    """An observer with random heads: nothing fitted, but every part at work."""
+    rng = np.random.default_rng(seed)
+    inputs = 2 * D + A + H
+    variable = LatentVariable(
+        base=rng.uniform(0.2, 1.0, (H, D)).astype(np.float32),
+        factor=rng.normal(size=(D, R)).astype(np.float32),
+        scale_head=head(rng, inputs, 7, D + R),
+        mean_heads=head(rng, inputs, 7, D, members=K),
+        gain=np.ones(H, np.float32),
+    )
+    moving, _ = np.linalg.qr(rng.normal(size=(D, 3)))
+    return Observer(
+        latent_variable=variable,
+        moving=moving.astype(np.float32),
+        latent=whitener(rng, D),
+        motion=whitener(rng, D),
+        inverse=head(rng, 3 * D, 8, A),
+        action_mean=np.full(A, 256.0, np.float32),
+        action_std=np.full(A, 100.0, np.float32),
+        action_whiten=whitener(rng, A),
+    )
+
+
+def make_calibration(bundle: Bundle, heads: bytes) -> Calibration:
+    """A calibration of the right shape, bound to the bundle's fp32 variant."""
+    return Calibration(
+        variant="fp32",
+        variant_sha256=bundle.manifest.variant_sha256("fp32"),
+        heads_sha256=hashlib.sha256(heads).hexdigest(),
+        alpha=0.1,
+        seed=0,
+        episodes={"conformal": 9},
+        data_sha256="0" * 64,
+        channels=tuple(
+            ChannelScale(name=c.name, center=0.1, high=5.0, low=4.0 if c.low_tail else None)
+            for c in CHANNELS
+        ),
+        thresholds=Thresholds(
+            caution=1.0,
+            reject=2.0,
+            caution_alpha=0.1,
+            reject_alpha=0.1,
+            nominal=tuple(0.1 * k for k in range(1, 10)),
+        ),
+        radii=(Radius(alpha=0.1, energies=(1.0, 2.0)),),
+        domain=Domain(
+            rate_hz=5.0, steps_min=14, steps_max=14, action_low=(0.0,) * A, action_high=(512.0,) * A
+        ),
+        created_utc="2026-01-01T00:00:00+00:00",
+        tools={},
+    )
+
+
+def install(path: Path, calibration: Calibration, heads: bytes) -> None:
+    """Put a calibration into a bundle the way the bench does."""
+    bundle = Bundle.open(path)
+    with staged_bundle(path, base=bundle) as staging:
+        (staging / "calibration").mkdir(exist_ok=True)
+        (staging / calibration_name("fp32")).write_bytes(msgspec.json.encode(calibration))
+        (staging / heads_name("fp32")).write_bytes(heads)
+        seal(staging, bundle.manifest)
+
+
+@pytest.fixture
+def monitor(linear_bundle: Path) -> Monitor:
+    heads = save(make_observer().to_arrays())
+    install(linear_bundle, make_calibration(Bundle.open(linear_bundle), heads), heads)
+    return Monitor.load(WorldModel.load(linear_bundle))
+
+
+def episode(seed: int = 1, steps: int = STEPS) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    latents = rng.normal(size=(steps + 1, 1, D)).astype(np.float32)
+    return latents, rng.uniform(0.0, 512.0, (steps, A)).astype(np.float32)
+
+
+def stream(
+    monitor: Monitor, latents: NDArray[np.float32], actions: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Scores of all steps, one `update` at a time; NaN where there was none."""
+    rows = []
+    for index, latent in enumerate(latents):
+        scores = monitor.update(latent, actions[index - 1] if index else None)
+        rows.append(np.full(len(CHANNELS), np.nan) if scores is None else scores.scores)
+    return np.stack(rows)
+
+
+def test_streaming_gives_what_the_batch_gives(monitor: Monitor) -> None:
+    latents, actions = episode()
+    expected = monitor.episode(latents, actions)
+    np.testing.assert_allclose(stream(monitor, latents, actions), expected, rtol=1e-4, atol=1e-5)
+    first = first_step(3)
+    assert np.isnan(expected[:first]).all()
+    absent = np.isneginf(expected)
+    names = [CHANNELS[c].name for c in np.flatnonzero(absent.any(axis=0))]
+    assert names == ["innovation_long", "innovation_moving"]
+    assert absent[first : first + LONG - 1, 1].all()
+    assert not absent[first + LONG - 1 :].any()
+
+
+def test_reset_forgets_the_episode(monitor: Monitor) -> None:
+    latents, actions = episode()
+    stream(monitor, *episode(seed=2))
+    monitor.reset()
+    assert monitor.steps == 0
+    np.testing.assert_allclose(
+        stream(monitor, latents, actions), monitor.episode(latents, actions), rtol=1e-4, atol=1e-5
+    )
+    assert monitor.steps == STEPS + 1
+
+
+def test_energies_follow_their_formulas(monitor: Monitor) -> None:
+    latents, actions = episode()
+    scores = None
+    for index, latent in enumerate(latents[:4]):
+        scores = monitor.update(latent, actions[index - 1] if index else None)
+    assert scores is not None
+    observer = monitor.observer
+    predicted = monitor.model.predict(latents[None, :3], actions[None, :3])[0, 0]
+    moved = (latents[3] - latents[2])[0].astype(np.float64) @ observer.motion.whiten
+    by_name = dict(zip((c.name for c in CHANNELS), scores.values, strict=True))
+    assert by_name["motion"] == pytest.approx(np.log(np.mean(moved**2)), rel=1e-4)
+    assert by_name["motion_mean"] == pytest.approx(0.2 * (by_name["motion"] - 0.1), rel=1e-4)
+    variable = observer.latent_variable
+    inputs = np.concatenate(
+        [latents[2, 0], predicted - latents[2, 0], actions[2], np.eye(H)[0]]
+    ).astype(np.float32)
+    logs = 3.0 * np.tanh(variable.scale_head(inputs[None])[0].astype(np.float64) / 3.0)
+    base = variable.base[0].astype(np.float64)
+    factor = base[:, None] * variable.factor * np.exp(0.5 * logs[D:])
+    covariance = np.diag(base**2 * np.exp(logs[:D])) + factor @ factor.T
+    residual = (latents[3, 0] - predicted).astype(np.float64)
+    energy = residual @ np.linalg.solve(covariance, residual) / D
+    assert by_name["innovation"] == pytest.approx(np.log(energy), rel=1e-4)
+    basis = observer.moving.astype(np.float64)
+    projected, small = basis.T @ residual, basis.T @ covariance @ basis
+    drift = 0.4**2 * projected @ np.linalg.solve(small, projected) / 3
+    assert by_name["drift"] == pytest.approx(np.log(drift), rel=1e-3)
+
+
+def test_scores_become_levels_reasons_and_p_values(monitor: Monitor) -> None:
+    quiet = np.full(len(CHANNELS), 0.1)
+    nominal = monitor.scores(quiet)
+    assert (nominal.level, nominal.reasons, nominal.score) == (Level.NOMINAL, Reason(0), 0.0)
+    assert nominal.confidence == 1.0
+    names = [channel.name for channel in CHANNELS]
+    surprised = quiet.copy()
+    surprised[names.index("innovation")] = 0.1 + 1.5 * 5.0
+    caution = monitor.scores(surprised)
+    assert (caution.level, caution.reasons) == (Level.CAUTION, Reason.INNOVATION)
+    assert caution.worst == "innovation"
+    assert caution.confidence == pytest.approx(1 / 10)
+    frozen = quiet.copy()
+    frozen[names.index("motion")] = np.log(1e-12)
+    frozen[names.index("familiarity")] = 0.1 + 1.01 * 5.0
+    rejected = monitor.scores(frozen)
+    assert rejected.level is Level.REJECT
+    assert rejected.reasons == Reason.INNOVATION | Reason.OUT_OF_DISTRIBUTION
+    low = quiet.copy()
+    low[names.index("familiarity")] = -100.0
+    assert monitor.scores(low).level is Level.NOMINAL
+    absent = quiet.copy()
+    absent[names.index("innovation_long")] = np.nan
+    assert "innovation_long" not in monitor.scores(absent).by_channel()
+    assert monitor.scores(absent).level is Level.NOMINAL
+
+
+def test_a_broken_prediction_rejects_and_is_forgotten(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents, actions = episode(steps=30)
+    healthy = monitor.model.predict
+
+    def broken(history: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.full_like(healthy(history, actions), np.nan)
+
+    level = []
+    for index, latent in enumerate(latents):
+        with monkeypatch.context() as patch:
+            if index == 8:
+                patch.setattr(monitor.model, "predict", broken)
+            scores = monitor.update(latent, actions[index - 1] if index else None)
+        level.append(None if scores is None else scores)
+    assert level[8] is not None
+    assert level[8].level is Level.REJECT
+    assert level[-1] is not None
+    expected = monitor.episode(latents, actions)[-1]
+    np.testing.assert_allclose(level[-1].scores, expected, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("latent", "action", "match"),
+    [
+        (np.zeros((1, D + 1), np.float32), np.zeros(A, np.float32), "latent has shape"),
+        (np.full((1, D), np.nan, np.float32), np.zeros(A, np.float32), "finite"),
+        (np.zeros((1, D), np.float32), np.zeros(A + 1, np.float32), "action has shape"),
+        (np.zeros((1, D), np.float32), np.full(A, np.inf, np.float32), "finite"),
+        (np.zeros((1, D), np.float32), None, "no action came"),
+    ],
+)
+def test_bad_input_is_refused_and_changes_nothing(
+    monitor: Monitor,
+    latent: NDArray[np.float32],
+    action: NDArray[np.float32] | None,
+    match: str,
+) -> None:
+    latents, actions = episode()
+    expected = monitor.episode(latents, actions)
+    half = 7
+    stream(monitor, latents[:half], actions)
+    with pytest.raises(InputError, match=match):
+        monitor.update(latent, action)
+    after = monitor.update(latents[half], actions[half - 1])
+    assert after is not None
+    np.testing.assert_allclose(after.scores, expected[half], rtol=1e-4, atol=1e-5)
+
+
+def test_a_missing_calibration_is_refused(linear_bundle: Path) -> None:
+    with pytest.raises(CalibrationError, match="jepa-edge calibrate .* --variant fp32"):
+        Monitor.load(WorldModel.load(linear_bundle))
+
+
+def test_a_calibration_of_other_graphs_is_refused(linear_bundle: Path) -> None:
+    heads = save(make_observer().to_arrays())
+    calibration = make_calibration(Bundle.open(linear_bundle), heads)
+    foreign = msgspec.structs.replace(calibration, variant_sha256="ab" * 32)
+    install(linear_bundle, foreign, heads)
+    with pytest.raises(CalibrationError, match="abababababab, expected 'fp32' .*calibrate"):
+        Monitor.load(WorldModel.load(linear_bundle))
+
+
+def test_foreign_heads_are_refused(linear_bundle: Path) -> None:
+    heads = save(make_observer().to_arrays())
+    calibration = make_calibration(Bundle.open(linear_bundle), heads)
+    install(linear_bundle, calibration, save(make_observer(seed=9).to_arrays()))
+    with pytest.raises(CalibrationError, match="belongs to heads"):
+        Monitor.load(WorldModel.load(linear_bundle))
+
+
+def test_a_calibration_with_other_channels_is_refused(linear_bundle: Path) -> None:
+    heads = save(make_observer().to_arrays())
+    calibration = make_calibration(Bundle.open(linear_bundle), heads)
+    fewer = msgspec.structs.replace(calibration, channels=calibration.channels[:3])
+    install(linear_bundle, fewer, heads)
+    with pytest.raises(CalibrationError, match="has channels innovation, innovation_long"):
+        Monitor.load(WorldModel.load(linear_bundle))
+
+
+def test_a_damaged_calibration_is_refused(linear_bundle: Path) -> None:
+    bundle = Bundle.open(linear_bundle)
+    with staged_bundle(linear_bundle, base=bundle) as staging:
+        (staging / "calibration").mkdir()
+        (staging / calibration_name("fp32")).write_bytes(b'{"variant": "fp32"}')
+        (staging / heads_name("fp32")).write_bytes(b"")
+        seal(staging, bundle.manifest)
+    with pytest.raises(CalibrationError, match="does not fit the format"):
+        Monitor.load(WorldModel.load(linear_bundle))
+
+
+def test_an_uncalibrated_radius_is_refused(monitor: Monitor) -> None:
+    assert monitor.calibration.radius(0.1).energies == (1.0, 2.0)
+    with pytest.raises(CalibrationError, match="has 0.1"):
+        monitor.calibration.radius(0.01)

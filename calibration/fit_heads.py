@@ -150,10 +150,9 @@ def fit_gain(
     predictor amplifies beyond the realized error cannot be taken back; the gain is then 0.
     """
     count, steps = windows.history.shape[:2]
-    rows = samples + 1
     gain = np.zeros(windows.horizon, np.float32)
-    window = np.repeat(windows.history, rows, axis=0)
-    commanded = np.repeat(windows.actions, rows, axis=0)
+    window = np.repeat(windows.history, samples, axis=0)
+    commanded = np.repeat(windows.actions, samples, axis=0)
     for index in range(windows.horizon):
         taken = np.ascontiguousarray(commanded[:, index : index + steps])
         predicted = model.predict(window, taken)
@@ -163,10 +162,12 @@ def fit_gain(
             action=taken[:, -1],
             step=np.ones(len(predicted), np.int64),
         )
-        noise = variable.noise(transitions, samples, seed, stream=index)
+        # One group: here, unlike in a rollout, every row gets its own z, or few samples would do
+        # for all windows together.
+        noise = variable.noise(transitions, len(predicted) - 1, seed, stream=index)
         residual = windows.observed[:, index] - windows.predicted[:, index]
         missing = np.mean(residual.astype(np.float64) ** 2) - _sample_variance(predicted, count)
-        added = max(_sample_variance(noise, count), 1e-30)
+        added = max(float(np.mean(variable.spread(transitions), dtype=np.float64)), 1e-30)
         gain[index] = np.sqrt(max(missing, 0.0) / added)
         latent = predicted + gain[index] * noise
         window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
@@ -174,6 +175,6 @@ def fit_gain(
 
 
 def _sample_variance(latents: NDArray[np.float32], count: int) -> float:
-    """Mean variance over the samples of each of count groups; the first of a group is no sample."""
-    grouped = latents.reshape(count, -1, *latents.shape[1:])[:, 1:]
+    """Mean variance over the samples within each of count groups."""
+    grouped = latents.reshape(count, -1, *latents.shape[1:])
     return float(grouped.var(axis=1, ddof=1, dtype=np.float64).mean())

@@ -225,12 +225,15 @@ class LatentVariable:
         """Draw L z for rows in groups of samples + 1: (B, N, D), zero in each group's first row.
 
         Every group gets the same z. stream: the step's number, so that steps are independent.
+        Each number of z is shifted and scaled to mean 0 and variance 1 over its samples: of few
+        samples that all share one z, chance would otherwise bias every spread alike.
         """
         rows, tokens, dim = transitions.predicted.shape
         per_token = dim + self.rank
         z = np.zeros((samples + 1, tokens * per_token), np.float32)
         drawn = _core.standard_normal(seed, stream, samples * tokens * per_token)
-        z[1:] = drawn.reshape(samples, -1)
+        drawn = drawn.reshape(samples, -1)
+        z[1:] = (drawn - drawn.mean(axis=0)) / drawn.std(axis=0, ddof=1)
         tiled = np.tile(z.reshape(-1, per_token), (rows // (samples + 1), 1))
         variance, factor = self.gaussian(transitions)
         noise = _core.sample(np.ascontiguousarray(variance), np.ascontiguousarray(factor), tiled)

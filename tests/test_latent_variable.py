@@ -183,6 +183,19 @@ def test_random_numbers_are_common_to_all_actions_and_fixed_by_the_seed(
     np.testing.assert_array_equal(fewer.latents, first.latents[:, :2])
 
 
+def test_few_samples_spread_as_much_as_many(rng: np.random.Generator) -> None:
+    variable, world = constant_variable(rng), Damped(rng)
+    history = rng.normal(size=(3, 1, D)).astype(np.float32)
+    actions = rng.normal(size=(3, A)).astype(np.float32)
+    expected = np.trace(covariance(variable)) / D
+    spreads = [
+        variable.rollout(world, history, actions, samples=8, seed=seed).aleatoric[0]
+        for seed in range(50)
+    ]
+    assert np.mean(spreads) == pytest.approx(expected, rel=0.1)
+    assert np.std(spreads) < 0.3 * expected  # about 0.5 without the scaling
+
+
 def test_many_histories_at_once_give_what_one_at_a_time_gives(rng: np.random.Generator) -> None:
     variable, world = constant_variable(rng), Damped(rng)
     history = rng.normal(size=(4, 3, 2, D)).astype(np.float32)

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from jepa_edge.channels import CHANNELS
 from jepa_edge.errors import InputError
+from jepa_edge.flags import Reason
 from jepa_edge.ros_types import ACTION, CONFIDENCE_FLAG, IMAGE, STATE_EMBEDDING, typestore
 from jepa_edge.session import Flag, Observation, Update
 from jepa_edge.sinks import Sink
@@ -26,7 +28,6 @@ IMAGE_TOPIC = "/camera/image_raw"
 ACTION_TOPIC = "/jepa/action"
 EMBEDDING_TOPIC = "/jepa/embedding"
 FLAG_TOPIC = "/jepa/flag"
-_FAMILIARITY = "familiarity"
 
 
 @contextmanager
@@ -118,7 +119,11 @@ class _MessageWriter:
         )
 
     def _flag(self, flag: Flag) -> Any:
-        others = [score for name, score in flag.channels.items() if name != _FAMILIARITY]
+
+        def worst(reason: Reason) -> float:
+            names = [channel.name for channel in CHANNELS if channel.reason is reason]
+            return max((flag.channels[n] for n in names if n in flag.channels), default=math.nan)
+
         return self._store.types[CONFIDENCE_FLAG](
             header=self._header(round(flag.stamp_s * 1e9)),
             seq=flag.seq,
@@ -128,8 +133,8 @@ class _MessageWriter:
             score=flag.score,
             caution_threshold=flag.caution_threshold,
             reject_threshold=flag.reject_threshold,
-            ood_score=flag.channels.get(_FAMILIARITY, math.nan),
-            innovation=max(others, default=math.nan),
+            ood_score=worst(Reason.OUT_OF_DISTRIBUTION),
+            innovation=worst(Reason.INNOVATION),
             input_age=self._duration(flag.input_age_s),
             latency=self._duration(flag.latency_s),
             valid_for=self._duration(flag.valid_for_s),

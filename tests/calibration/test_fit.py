@@ -24,7 +24,7 @@ OPTIONS = CalibrateOptions(rank=2, hidden=32, members=4)
 
 
 class World:
-    """z' = M z + B a + sigma(a) * correlated noise: louder where the first action is positive."""
+    """z' = M z + B a + exp(a_0 / 2) * correlated noise: the first action makes it louder."""
 
     def __init__(self, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -56,7 +56,7 @@ class World:
 
 
 def scale_of(action: NDArray[np.float32]) -> float:
-    return 2.0 if action[0] > 0 else 1.0
+    return float(np.exp(0.5 * action[0]))
 
 
 def windows_of(world: World, episodes: list[EncodedEpisode]) -> Windows:
@@ -106,12 +106,13 @@ def test_fitted_covariance_is_the_true_one(
     fitted = np.einsum("bdr,ber->bde", factor, factor) + np.einsum(
         "bd,de->bde", variance, np.eye(D)
     )
-    for loud, scale in ((False, 1.0), (True, 4.0)):
-        chosen = (transitions.action[:, 0] > 0) == loud
+    scale = np.exp(transitions.action[:, 0].astype(np.float64))
+    for low, high in ((-1.5, -0.5), (-0.5, 0.5), (0.5, 1.5)):
+        chosen = (transitions.action[:, 0] > low) & (transitions.action[:, 0] < high)
         average = fitted[chosen].mean(axis=0)
-        expected = scale * world.covariance
-        assert np.abs(average - expected).max() < 0.25 * np.abs(expected).max()
-        assert np.trace(average) == pytest.approx(np.trace(expected), rel=0.2)
+        expected = scale[chosen].mean() * world.covariance
+        assert np.abs(average - expected).max() < 0.3 * np.abs(expected).max()
+        assert np.trace(average) == pytest.approx(np.trace(expected), rel=0.15)
 
 
 def test_innovation_energy_is_chi_squared(variable: LatentVariable, held_out: Windows) -> None:
@@ -127,12 +128,12 @@ def test_sampled_spread_grows_as_the_error_does(
     """Innovations are white here, so that the gain must be 1 and the spread the error."""
     np.testing.assert_allclose(variable.gain, 1.0, atol=0.15)
     latents, mean, _ = variable.rollouts(
-        world, held_out.history[:200], held_out.actions[:200], samples=16
+        world, held_out.history[:200], held_out.actions[:200], samples=64
     )
     np.testing.assert_allclose(mean, held_out.predicted[:200], atol=1e-4)
     spread = latents.var(axis=1, ddof=1).mean(axis=(0, 2, 3))
-    error = np.mean((held_out.observed - held_out.predicted) ** 2, axis=(0, 2, 3))
-    np.testing.assert_allclose(spread, error, rtol=0.15)
+    residual = held_out.observed[:200] - held_out.predicted[:200]
+    np.testing.assert_allclose(spread, np.mean(residual**2, axis=(0, 2, 3)), rtol=0.25)
 
 
 def test_heads_disagree_more_far_from_the_data(

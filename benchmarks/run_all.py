@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run every benchmark; each prints its table and rewrites its file in benchmarks/results/."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+
+
+def main() -> None:
+    """Run them one after the other; the demo makes the bundle that some of them need."""
+    if not (ROOT / "runs/demo/pusht.jepa").is_dir():
+        demo = ROOT / "examples/pusht/demo.py"
+        subprocess.run([sys.executable, demo, "--out", ROOT / "runs/demo"], check=True)
+    for script in sorted(HERE.glob("*.py")):
+        if script.name != Path(__file__).name:
+            print(f"\n{script.name}", flush=True)
+            subprocess.run([sys.executable, script], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,16 +10,15 @@ from sklearn.covariance import ledoit_wolf
 from torch import nn
 
 from jepa_edge.calibration.dataset import EncodedEpisode, Windows
-from jepa_edge.calibration.fit_scale import Rows, _array, _held_out
+from jepa_edge.calibration.fit_scale import Rows, to_array
+from jepa_edge.calibration.train import train
 from jepa_edge.channels import LONG, Whitener
 from jepa_edge.latent_variable import LatentVariable, Predictor, Transitions
 from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
 
 _RIDGE = 1e-2
-_STEPS_PER_EPOCH = 20
-_MAX_EPOCHS = 100
-_PATIENCE = 10
+_EPOCHS = 40
 
 
 def fit_mean_heads(rows: Rows, members: int, hidden: int, seed: int) -> MLP:
@@ -71,8 +70,6 @@ def fit_inverse(
     center, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
     inputs = MLP(center=center, scale=scale, weights=(), biases=()).standardize(features)
     x, y = torch.from_numpy(inputs), torch.from_numpy(targets)
-    held_out = torch.from_numpy(_held_out(episode, seed))
-    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = nn.Sequential(
@@ -82,35 +79,22 @@ def fit_inverse(
             nn.ReLU(),
             nn.Linear(hidden, y.shape[1]),
         )
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
-    train = torch.nonzero(~held_out)[:, 0]
-    size = max(32, len(train) // _STEPS_PER_EPOCH)
-    best, best_state, waited = float("inf"), {}, 0
-    for epoch in range(_MAX_EPOCHS):
-        order = train[torch.randperm(len(train), generator=generator)]
-        for batch in torch.split(order, size):
-            loss = nn.functional.smooth_l1_loss(net(x[batch]), y[batch], beta=0.1)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        with torch.no_grad():
-            held = nn.functional.mse_loss(net(x[held_out]), y[held_out]).item()
-        if held < best * 0.999:
-            best, waited = held, 0
-            best_state = {name: value.clone() for name, value in net.state_dict().items()}
-        else:
-            waited += 1
-        progress("fit inverse dynamics", epoch + 1, _MAX_EPOCHS)
-        if waited >= _PATIENCE:
-            break
-    net.load_state_dict(best_state)
-    progress("fit inverse dynamics", _MAX_EPOCHS, _MAX_EPOCHS)
+    train(
+        net,
+        lambda chosen: nn.functional.smooth_l1_loss(net(x[chosen]), y[chosen], beta=0.1),
+        episode,
+        learning_rate=3e-3,
+        epochs=_EPOCHS,
+        seed=seed,
+        stage="fit inverse dynamics",
+        progress=progress,
+    )
     layers = [layer for layer in net if isinstance(layer, nn.Linear)]
     return MLP(
         center=center.astype(np.float32),
         scale=scale.astype(np.float32),
-        weights=tuple(_array(layer.weight.T) for layer in layers),
-        biases=tuple(_array(layer.bias) for layer in layers),
+        weights=tuple(to_array(layer.weight.T) for layer in layers),
+        biases=tuple(to_array(layer.bias) for layer in layers),
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_edge.calibration.dataset import Windows
+from jepa_edge.calibration.train import train
 from jepa_edge.latent_variable import LatentVariable, Transitions
 from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
@@ -19,9 +20,7 @@ from jepa_edge.progress import Progress
 logger = logging.getLogger(__name__)
 
 _MAX_ROWS = 40_000
-_STEPS_PER_EPOCH = 40
 _EPOCHS = 30
-_PATIENCE = 5
 _LOG_LIMIT = 3.0  # as in jepa_edge.latent_variable.bounded
 
 
@@ -121,51 +120,38 @@ def fit_scale_head(
     rows: Rows, rank: int, hidden: int, seed: int, progress: Progress
 ) -> tuple[MLP, NDArray[np.float32]]:
     """Fit the head and its factor (D, R); a fifth of the episodes decides when to stop."""
-    generator = torch.Generator().manual_seed(seed)
     center = rows.features.mean(axis=0)
     scale = np.maximum(rows.features.std(axis=0), 1e-6)
     standard = MLP(center=center, scale=scale, weights=(), biases=())
     features = torch.from_numpy(standard.standardize(rows.features))
     residual = torch.from_numpy(rows.residual)
-    held_out = torch.from_numpy(_held_out(rows.episode, seed))
     factor, log_variance = _initial_factor(rows.residual, rank)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = _ScaleNet(features.shape[1], hidden, factor, log_variance)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
-    train = torch.nonzero(~held_out)[:, 0]
-    size = max(32, len(train) // _STEPS_PER_EPOCH)
-    best, best_state, waited = float("inf"), {}, 0
-    for epoch in range(_EPOCHS):
-        order = train[torch.randperm(len(train), generator=generator)]
-        for batch in torch.split(order, size):
-            log_variance, factor = net(features[batch])
-            loss = negative_log_likelihood(log_variance, factor, residual[batch])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-            optimizer.step()
-        with torch.no_grad():
-            log_variance, factor = net(features[held_out])
-            held = negative_log_likelihood(log_variance, factor, residual[held_out]).item()
-        if held < best - 1e-4:
-            best, waited = held, 0
-            best_state = {name: value.clone() for name, value in net.state_dict().items()}
-        else:
-            waited += 1
-        progress("fit scale head", epoch + 1, _EPOCHS)
-        if waited >= _PATIENCE:
-            break
-    net.load_state_dict(best_state)
-    progress("fit scale head", _EPOCHS, _EPOCHS)
-    logger.info("scale head: held-out log likelihood loss %.4f after %d epochs", best, epoch + 1)
+
+    def loss(chosen: Tensor) -> Tensor:
+        log_variance, factor = net(features[chosen])
+        return negative_log_likelihood(log_variance, factor, residual[chosen])
+
+    reached = train(
+        net,
+        loss,
+        rows.episode,
+        learning_rate=2e-3,
+        epochs=_EPOCHS,
+        seed=seed,
+        stage="fit scale head",
+        progress=progress,
+    )
+    logger.info("scale head: held-out negative log likelihood %.4f per number", reached)
     head = MLP(
         center=center.astype(np.float32),
         scale=scale.astype(np.float32),
-        weights=tuple(_array(layer.weight.T) for layer in (net.hidden, net.out)),
-        biases=tuple(_array(layer.bias) for layer in (net.hidden, net.out)),
+        weights=tuple(to_array(layer.weight.T) for layer in (net.hidden, net.out)),
+        biases=tuple(to_array(layer.bias) for layer in (net.hidden, net.out)),
     )
-    return head, _array(net.factor)
+    return head, to_array(net.factor)
 
 
 def _initial_factor(residual: NDArray[np.float32], rank: int) -> tuple[Tensor, Tensor]:
@@ -184,12 +170,6 @@ def _initial_factor(residual: NDArray[np.float32], rank: int) -> tuple[Tensor, T
     )
 
 
-def _held_out(episode: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """Mark the rows of a fifth of the episodes, at least one."""
-    names = np.unique(episode)
-    chosen = np.random.default_rng(seed).permutation(names)[: max(1, len(names) // 5)]
-    return np.isin(episode, chosen)
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
+def to_array(tensor: Tensor) -> NDArray[np.float32]:
+    """Copy a parameter out of torch."""
     return np.ascontiguousarray(tensor.detach().numpy(), dtype=np.float32)

@@ -16,7 +16,7 @@ from jepa_edge.progress import Progress, silent
 Sampler = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 """Maps history (T, N, D) and actions (T - 1 + H, A), raw units, to futures (S, H, N, D)."""
 
-_BOOTSTRAPS = 300
+_BOOTSTRAPS = 200
 
 
 def pick_windows(windows: Windows, per_episode: int, seed: int) -> Windows:

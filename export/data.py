@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,17 +47,15 @@ class Windows:
 
     def head(self, count: int) -> Windows:
         """Return the first windows only."""
-        return Windows(
-            frames=self.frames[:count], actions=self.actions[:count], episodes=self.episodes
-        )
+        return dataclasses.replace(self, frames=self.frames[:count], actions=self.actions[:count])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportData:
-    """Windows of different episodes for quantizing and for judging.
+    """Windows of different episodes for quantizing, for choosing and for judging.
 
-    calibration: for activation ranges. tuning: other windows, of the same episodes where these are
-    few, for the search of layers. held_out: for parity and golden outputs, of episodes of its own.
+    calibration: for activation ranges. tuning: for the choice of quantizer and layers. held_out:
+    for parity and golden outputs; its episodes are in neither of the others.
     """
 
     calibration: Windows
@@ -101,42 +100,47 @@ def split_recording(
     seed: int,
     progress: Progress = silent,
 ) -> ExportData:
-    """Draw windows; at most a quarter of the episodes, and at least one, is held out.
+    """Draw windows; a quarter of the episodes is held out, another quarter is for tuning.
 
     history: T. calibration, tuning, held_out: windows wanted of each; fewer come from a recording
-    that is too short for them.
-    Raises ExportError when the recording has fewer than 2 episodes that are long enough.
+    that is too short for them. With 2 episodes, calibration and tuning share one.
+    Raises ExportError when fewer than 2 episodes are long enough.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(recording))
-    length = history + ROLLOUT_STEPS
-    held_count = max(1, min(len(order) // 4, held_out))
-    # Reading an episode costs more than a window of it: take as few as give some variety.
-    fit_count = min(len(order) - held_count, max(2, (calibration + tuning) // 2))
-    chosen = [*order[:held_count], *order[held_count : held_count + fit_count]]
-    episodes = []
-    for done, index in enumerate(chosen):
-        progress("reading recorded episodes", done, len(chosen))
-        episodes.append(recording.load(int(index)))
-    progress("reading recorded episodes", len(chosen), len(chosen))
-    held = [e for e in episodes[:held_count] if len(e.actions) >= length - 1]
-    fit = [e for e in episodes[held_count:] if len(e.actions) >= length - 1]
-    if not held or not fit:
+    quarter = max(1, len(order) // 4)
+    # Reading an episode costs more than another window of it: take as few as give some variety.
+    wanted = {
+        "held out": min(quarter, held_out),
+        "tuning": min(quarter, tuning),
+        "calibration": max(2, calibration // 2),
+    }
+    length = history - 1 + ROLLOUT_STEPS
+    episodes: dict[str, list[Episode]] = {name: [] for name in wanted}
+    waiting = list(wanted)
+    total = min(len(order), sum(wanted.values()))
+    for done, index in enumerate(order):
+        if not waiting:
+            break
+        progress("reading recorded episodes", min(done, total), total)
+        episode = recording.load(int(index))
+        if len(episode.actions) >= length:
+            episodes[waiting[0]].append(episode)
+        if len(episodes[waiting[0]]) == wanted[waiting[0]]:
+            waiting.pop(0)
+    progress("reading recorded episodes", total, total)
+    for_tuning = episodes["tuning"]
+    for_calibration = episodes["calibration"] or for_tuning
+    if not for_calibration:
         raise ExportError(
-            f"{recording.path} gives {len(fit)} episodes to calibrate on and {len(held)} to judge "
-            f"on, expected at least one each, of {length - 1} actions or more; record more or "
+            f"{recording.path} has {len(episodes['held out'])} episodes of {length} actions or "
+            "more, expected at least 2, one to calibrate on and one to judge on; record more or "
             "longer episodes"
         )
-    for_fit = _draw(fit, calibration + tuning, history, rng)
-    share = min(calibration, max(1, len(for_fit) * calibration // (calibration + tuning)))
     return ExportData(
-        calibration=for_fit.head(share),
-        tuning=Windows(
-            frames=for_fit.frames[share:],
-            actions=for_fit.actions[share:],
-            episodes=for_fit.episodes,
-        ),
-        held_out=_draw(held, held_out, history, rng),
+        calibration=_draw(for_calibration, calibration, history, rng),
+        tuning=_draw(for_tuning, tuning, history, rng),
+        held_out=_draw(episodes["held out"], held_out, history, rng),
     )
 
 

@@ -332,6 +332,7 @@ def _data_report(recording: Recording, data: ExportData) -> DataReport:
         tuning_windows=len(data.tuning),
         held_out_windows=len(data.held_out),
         calibration_episodes=data.calibration.episodes,
+        tuning_episodes=data.tuning.episodes,
         held_out_episodes=data.held_out.episodes,
     )
 

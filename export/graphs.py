@@ -26,7 +26,7 @@ MASKED = -1e4
 """Added to masked attention logits: exp underflows to zero, and FP16 still holds the number."""
 
 PIXEL_SCALE = 128.0
-"""Pixels enter the first layer as p / 128 - 1, which FP16 holds exactly."""
+"""Pixels enter the first layer as p / 128 - 1, exact in FP16, and in INT8 at scale 1/128."""
 
 
 class EncoderGraph(nn.Module):

@@ -82,6 +82,7 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     tuning_windows: int
     held_out_windows: int
     calibration_episodes: tuple[str, ...]
+    tuning_episodes: tuple[str, ...]
     held_out_episodes: tuple[str, ...]
 
 

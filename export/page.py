@@ -151,9 +151,10 @@ def _layers(variant: VariantReport) -> Section:
 def _data(report: ExportReport) -> Section:
     data = report.data
     told = (
-        f"{data.recording}: {data.calibration_windows} windows set the activation ranges, "
-        f"{data.tuning_windows} chose the layers ({len(data.calibration_episodes)} episodes), "
-        f"{data.held_out_windows} of {len(data.held_out_episodes)} other episodes judged. "
+        f"{data.recording}: {data.calibration_windows} windows of "
+        f"{len(data.calibration_episodes)} episodes set the activation ranges, "
+        f"{data.tuning_windows} of {len(data.tuning_episodes)} chose quantizer and layers, "
+        f"{data.held_out_windows} of {len(data.held_out_episodes)} others judged. "
         f"sha256 of the calibration windows: {data.sha256}."
     )
     return Section(title="Data", paragraphs=[told])

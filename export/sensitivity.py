@@ -21,7 +21,7 @@ Feeds = Mapping[str, NDArray[np.generic]]
 _MARGIN = 0.85
 """The search aims at this part of the budget, so that frames it has not seen meet all of it."""
 
-_SENSITIVITY_SAMPLES = 32
+_SENSITIVITY_SAMPLES = 16
 
 
 class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):

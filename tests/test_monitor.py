@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The monitor: streaming equals batch, thresholds become levels, foreign calibrations are refused."""
+"""The monitor: streaming equals batch, thresholds are levels, foreign calibrations refused."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 
 import msgspec
@@ -43,7 +44,7 @@ def head(rng: np.random.Generator, *sizes: int, members: int = 0) -> MLP:
         scale=np.full(sizes[0], 3.0, np.float32),
         weights=tuple(
             rng.normal(0.0, 0.3, (*lead, i, o)).astype(np.float32)
-            for i, o in zip(sizes, sizes[1:], strict=False)
+            for i, o in itertools.pairwise(sizes)
         ),
         biases=tuple(rng.normal(0.0, 0.3, (*bias, o)).astype(np.float32) for o in sizes[1:]),
     )
@@ -273,7 +274,7 @@ def test_bad_input_is_refused_and_changes_nothing(
 
 
 def test_a_missing_calibration_is_refused(linear_bundle: Path) -> None:
-    with pytest.raises(CalibrationError, match="jepa-edge calibrate .* --variant fp32"):
+    with pytest.raises(CalibrationError, match=r"jepa-edge calibrate .* --variant fp32"):
         Monitor.load(WorldModel.load(linear_bundle))
 
 
@@ -282,7 +283,7 @@ def test_a_calibration_of_other_graphs_is_refused(linear_bundle: Path) -> None:
     calibration = make_calibration(Bundle.open(linear_bundle), heads)
     foreign = msgspec.structs.replace(calibration, variant_sha256="ab" * 32)
     install(linear_bundle, foreign, heads)
-    with pytest.raises(CalibrationError, match="abababababab, expected 'fp32' .*calibrate"):
+    with pytest.raises(CalibrationError, match=r"abababababab, expected 'fp32' .*calibrate"):
         Monitor.load(WorldModel.load(linear_bundle))
 
 
@@ -316,5 +317,5 @@ def test_a_damaged_calibration_is_refused(linear_bundle: Path) -> None:
 
 def test_an_uncalibrated_radius_is_refused(monitor: Monitor) -> None:
     assert monitor.calibration.radius(0.1).energies == (1.0, 2.0)
-    with pytest.raises(CalibrationError, match="has 0.1"):
+    with pytest.raises(CalibrationError, match=r"has 0\.1"):
         monitor.calibration.radius(0.01)

@@ -73,9 +73,7 @@ def test_grouped_quantile_covers_dependent_windows_and_scatters_less() -> None:
     rng = np.random.default_rng(2)
     covered, grouped_radii, single_radii = [], [], []
     for _ in range(3000):
-        groups = [
-            rng.normal() * 0.5 + rng.normal(size=rng.integers(3, 12)) for _ in range(30)
-        ]
+        groups = [rng.normal() * 0.5 + rng.normal(size=rng.integers(3, 12)) for _ in range(30)]
         radius = grouped_conformal_quantile(groups, 0.1)
         fresh = rng.normal() * 0.5 + rng.normal()
         covered.append(fresh <= radius)

@@ -136,9 +136,7 @@ def test_sampled_spread_grows_as_the_error_does(
     np.testing.assert_allclose(spread, np.mean(residual**2, axis=(0, 2, 3)), rtol=0.25)
 
 
-def test_heads_disagree_more_far_from_the_data(
-    variable: LatentVariable, held_out: Windows
-) -> None:
+def test_heads_disagree_more_far_from_the_data(variable: LatentVariable, held_out: Windows) -> None:
     near = transitions_of(held_out, 1)
     far = transitions_of(
         Windows(

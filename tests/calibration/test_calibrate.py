@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole calibration: what it writes, what it refuses, and that it leaves nothing half done."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from jepa_edge.bundle import Bundle, seal, sha256_file, staged_bundle
+from jepa_edge.calibration import (
+    CalibrateOptions,
+    calibrate_bundle,
+    evaluate_faults,
+)
+from jepa_edge.calibration.dataset import split_episodes
+from jepa_edge.calibration.records import VariantReport
+from jepa_edge.channels import CHANNELS
+from jepa_edge.errors import CalibrationError, InputError
+from jepa_edge.monitor import Monitor
+from jepa_edge.recording import Recording, RecordingInfo, RecordingWriter
+from jepa_edge.world_model import WorldModel
+
+from .conftest import ACTION, OPTIONS, STEPS, Calibrated, record
+
+
+def snapshot(path: Path) -> dict[str, str]:
+    return {str(f.relative_to(path)): sha256_file(f) for f in path.rglob("*") if f.is_file()}
+
+
+def test_the_bundle_is_whole_and_the_monitor_loads(calibrated: Calibrated) -> None:
+    bundle = Bundle.open(calibrated.bundle)
+    assert {
+        "calibration/fp32.json",
+        "calibration/fp32.safetensors",
+        "reports/calibration_fp32.html",
+        "reports/calibration_fp32.json",
+    } < set(bundle.manifest.files)
+    calibration = Monitor.load(WorldModel.load(bundle)).calibration
+    assert calibration == calibrated.report.variants["fp32"].calibration
+    assert calibration.variant_sha256 == bundle.manifest.variant_sha256("fp32")
+    assert sum(calibration.episodes.values()) == 80
+    assert calibration.thresholds.episodes == calibration.episodes["conformal"]
+    assert calibration.thresholds.caution <= calibration.thresholds.reject
+    assert calibration.domain.steps_min == calibration.domain.steps_max == STEPS
+    assert min(calibration.domain.action_low) >= 156.0
+    assert [len(radius.energies) for radius in calibration.radii] == [5, 5]
+    assert [radius.alpha for radius in calibration.radii] == [0.1, 0.05]
+    stored = (calibrated.bundle / "reports/calibration_fp32.json").read_bytes()
+    assert msgspec.json.decode(stored, type=VariantReport) == calibrated.report.variants["fp32"]
+
+
+def test_the_report_is_a_page_with_its_figures(calibrated: Calibrated) -> None:
+    page = (calibrated.bundle / "reports/calibration_fp32.html").read_text()
+    for text in ("Reliability", "Coverage per horizon", "AURC", "innovation_moving", "plotly"):
+        assert text in page
+
+
+def test_thresholds_are_the_conformal_quantiles_of_what_the_monitor_sees(
+    calibrated: Calibrated,
+) -> None:
+    """Scored anew by the run-time monitor, the conformal episodes give the stored scores."""
+    model = WorldModel.load(calibrated.bundle)
+    monitor = Monitor.load(model)
+    thresholds, recording = monitor.calibration.thresholds, Recording(calibrated.data)
+    splits = split_episodes(len(recording), OPTIONS.alpha, OPTIONS.seed)
+    worst = []
+    for index in splits["conformal"]:
+        episode = recording.load(index)
+        monitor.reset()
+        scores = [
+            monitor.update(latent, episode.actions[t - 1] if t else None)
+            for t, latent in enumerate(model.encode(episode.frames))
+        ]
+        worst.append(max(s.score for s in scores if s is not None))
+    np.testing.assert_allclose(np.sort(worst), thresholds.nominal, rtol=1e-3, atol=1e-3)
+    rank = int(np.ceil((len(worst) + 1) * 0.9))
+    assert thresholds.caution == thresholds.nominal[rank - 1]
+    assert thresholds.reject_alpha == max(0.1 / 5, 1 / (len(worst) + 1))
+    assert thresholds.p_value(thresholds.nominal[-1] + 1.0) == pytest.approx(1 / (len(worst) + 1))
+    assert thresholds.p_value(-np.inf) == 1.0
+
+
+def test_held_out_numbers_are_plausible(calibrated: Calibrated) -> None:
+    report = calibrated.report.variants["fp32"]
+    assert len(report.coverage) == 10
+    assert all(row.accepted for row in report.coverage)
+    assert all(row.measured.trials == 12 for row in report.coverage)
+    for row in report.reliability:
+        gap = np.abs(np.array(row.nominal) - np.array(row.conformal))
+        assert gap.max() < 0.15
+    assert report.false_alarms.value <= 0.35
+    assert report.spread.windows == 48
+    assert 0.0 < report.spread.aurc_oracle <= report.spread.aurc_random
+    assert report.action_use.ratio > 1.0
+
+
+def test_a_frozen_camera_is_seen_at_once(calibrated: Calibrated, tmp_path: Path) -> None:
+    model = WorldModel.load(calibrated.bundle)
+    onset = 9
+    report = evaluate_faults(
+        model,
+        Monitor.load(model),
+        Recording(record(tmp_path / "nominal", 40, seed=2)),
+        {"frozen": Recording(record(tmp_path / "frozen", 20, seed=3, frozen_from=onset))},
+        onset,
+    )
+    frozen = report.faults[0]
+    assert frozen.detected.value == 1.0
+    assert frozen.delay_median == 0.0
+    assert frozen.delay_p90 == 0.0
+    assert frozen.by_channel["motion"] == 1.0
+    assert frozen.early.value <= 0.3
+    assert report.false_alarms.low <= 0.1
+    assert set(report.nominal_by_channel) == {channel.name for channel in CHANNELS}
+    assert report.alarms_per_hour >= 0.0
+    with pytest.raises(InputError, match="the fault never begins"):
+        evaluate_faults(
+            model,
+            Monitor.load(model),
+            Recording(calibrated.data),
+            {"late": Recording(tmp_path / "frozen")},
+            STEPS + 5,
+        )
+
+
+@pytest.fixture
+def twins(calibrated: Calibrated) -> Bundle:
+    """The calibrated bundle with a second variant of the same graphs, not calibrated."""
+    bundle = Bundle.open(calibrated.bundle)
+    variants = {**bundle.manifest.variants, "twin": bundle.manifest.variants["fp32"]}
+    with staged_bundle(bundle.path, base=bundle) as staging:
+        seal(staging, msgspec.structs.replace(bundle.manifest, variants=variants))
+    return Bundle.open(bundle.path)
+
+
+def test_calibrating_one_variant_keeps_the_others(calibrated: Calibrated, twins: Bundle) -> None:
+    before = snapshot(twins.path)
+    options = dataclasses.replace(OPTIONS, variant="twin", seed=1)
+    report = calibrate_bundle(twins.path, calibrated.data, options)
+    assert list(report.variants) == ["twin"]
+    after = snapshot(twins.path)
+    assert {name for name in before if after[name] != before[name]} == {"manifest.json"}
+    assert "calibration/twin.json" in after
+    Bundle.open(twins.path)
+
+
+def test_all_variants_are_calibrated_and_the_seed_fixes_everything(
+    calibrated: Calibrated, twins: Bundle
+) -> None:
+    options = dataclasses.replace(OPTIONS, variant="all")
+    report = calibrate_bundle(twins.path, calibrated.data, options)
+    assert list(report.variants) == ["fp32", "twin"]
+    first = calibrated.report.variants["fp32"]
+    for again in report.variants.values():
+        assert again.calibration.thresholds == first.calibration.thresholds
+        assert again.calibration.radii == first.calibration.radii
+        assert again.coverage == first.coverage
+
+
+def test_an_alpha_that_the_data_cannot_support_is_refused(
+    linear_bundle: Path, nominal: Path
+) -> None:
+    before = snapshot(linear_bundle)
+    stages: list[str] = []
+    with pytest.raises(CalibrationError, match=r"=0\.001 needs 999 .* got 80; record 936 more"):
+        calibrate_bundle(
+            linear_bundle,
+            nominal,
+            CalibrateOptions(alpha=0.001),
+            lambda stage, done, total: stages.append(stage),
+        )
+    assert stages == []
+    assert snapshot(linear_bundle) == before
+
+
+def test_short_episodes_are_refused(linear_bundle: Path, tmp_path: Path) -> None:
+    source = Recording(record(tmp_path / "long", 40, seed=5))
+    info = RecordingInfo(rate_hz=5.0, action_dim=ACTION)
+    with RecordingWriter(tmp_path / "short", info) as writer:
+        for episode in source:
+            writer.add(
+                type(episode)(
+                    name=episode.name,
+                    frames=episode.frames[:5],
+                    actions=episode.actions[:4],
+                    stamps_s=episode.stamps_s[:5],
+                )
+            )
+    with pytest.raises(CalibrationError, match="has 4 actions, a window of history 3"):
+        calibrate_bundle(linear_bundle, tmp_path / "short", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("info", "match"),
+    [
+        (RecordingInfo(rate_hz=10.0, action_dim=ACTION), "rate in Hz is 10.0, the model expects 5"),
+        (RecordingInfo(rate_hz=5.0, color="bgr", action_dim=ACTION), "color order is bgr"),
+    ],
+)
+def test_a_recording_of_another_kind_is_refused(
+    linear_bundle: Path, nominal: Path, tmp_path: Path, info: RecordingInfo, match: str
+) -> None:
+    with RecordingWriter(tmp_path / "other", info) as writer:
+        for episode in Recording(nominal):
+            writer.add(episode)
+    with pytest.raises(InputError, match=match):
+        calibrate_bundle(linear_bundle, tmp_path / "other", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("alpha", 0.0), ("alpha", 1.5), ("samples", 1), ("rank", 1000)]
+)
+def test_options_out_of_range_are_refused(option: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{option} is"):
+        CalibrateOptions(**{option: value})
+
+
+@pytest.mark.parametrize("count", [36, 50, 100, 400, 1000])
+def test_splits_are_disjoint_and_support_alpha(count: int) -> None:
+    splits = split_episodes(count, 0.05, seed=3)
+    together = [index for chosen in splits.values() for index in chosen]
+    assert sorted(together) == list(range(count))
+    assert len(splits["conformal"]) >= 19
+    assert len(splits["test"]) >= 5
+    with pytest.raises(CalibrationError, match="record 1 more"):
+        split_episodes(35, 0.05, seed=3)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spread, risk and coverage against samplers whose worth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from jepa_edge.calibration.coverage import measure_coverage, measure_reliability
+from jepa_edge.calibration.dataset import Windows
+from jepa_edge.calibration.spread import evaluate_spread, pick_windows, realized_error, risk_curve
+from jepa_edge.calibration.thresholds import (
+    channel_scores,
+    fit_radii,
+    fit_standardization,
+    fit_thresholds,
+    worst_scores,
+)
+from jepa_edge.channels import BASE_CHANNELS, CHANNELS, Measured
+
+W, T, H, D, A = 120, 3, 4, 8, 2
+
+
+@pytest.fixture
+def windows() -> Windows:
+    """Windows whose error's size is written in their first action."""
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(0.1, 2.0, (W, T - 1 + H, A)).astype(np.float32)
+    growth = np.sqrt(np.arange(1, H + 1))[None, :, None, None]
+    error = rng.normal(size=(W, H, 1, D)) * actions[:, :1, :1, None] * growth
+    predicted = rng.normal(size=(W, H, 1, D)).astype(np.float32)
+    return Windows(
+        history=rng.normal(size=(W, T, 1, D)).astype(np.float32),
+        actions=actions,
+        predicted=predicted,
+        observed=(predicted + error).astype(np.float32),
+        episode=np.repeat(np.arange(W // 4), 4),
+    )
+
+
+def informed(history: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A sampler that knows the scale."""
+    rng = np.random.default_rng(1)
+    growth = np.sqrt(np.arange(1, H + 1))[None, :, None, None]
+    return (rng.normal(size=(64, H, 1, D)) * actions[0, 0] * growth).astype(np.float32)
+
+
+def test_an_informed_sampler_is_told_from_a_constant_one(windows: Windows) -> None:
+    known = evaluate_spread(informed, windows, "informed")
+    flat = evaluate_spread(
+        lambda history, actions: informed(history, np.ones_like(actions)), windows, "flat"
+    )
+    assert known.samples == 64
+    assert known.overall.value > 0.8
+    assert known.overall.low < known.overall.value < known.overall.high
+    error = realized_error(windows)
+    for step in range(H):
+        expected = stats.spearmanr(windows.actions[:, 0, 0], error[:, step]).statistic
+        assert known.per_horizon[step].value == pytest.approx(expected, abs=0.02)
+        assert flat.per_horizon[step].value == 0.0
+    np.testing.assert_allclose(known.spread, known.error, rtol=0.15)
+    assert known.aurc_oracle < known.aurc < 0.85 * known.aurc_random
+    assert known.risk[-1] == pytest.approx(error.mean())
+    assert known.coverage[-1] == 1.0
+
+
+def test_risk_curve_is_the_running_mean() -> None:
+    curve = risk_curve(np.array([3.0, 1.0, 2.0]), np.array([9.0, 1.0, 5.0]))
+    np.testing.assert_allclose(curve, [1.0, 3.0, 5.0])
+
+
+def test_windows_are_drawn_per_episode(windows: Windows) -> None:
+    picked = pick_windows(windows, 2, seed=0)
+    assert len(picked) == W // 2
+    assert (np.bincount(picked.episode) == 2).all()
+
+
+def exchangeable(seed: int, episodes: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Energies (W, H) of windows that share their episode's level."""
+    rng = np.random.default_rng(seed)
+    level = rng.gamma(4.0, 0.25, (episodes, 1, 1))
+    energies = level * rng.gamma(8.0, 0.125, (episodes, 10, H))
+    return energies.reshape(-1, H), np.repeat(np.arange(episodes), 10)
+
+
+def test_coverage_and_reliability_of_exchangeable_episodes() -> None:
+    conformal, groups = exchangeable(0, 300)
+    radii = fit_radii(conformal, groups, (0.1, 0.05, 0.001))
+    assert [radius.alpha for radius in radii] == [0.1, 0.05]
+    test, test_groups = exchangeable(1, 100)
+    rows = measure_coverage(test, test_groups, radii, seed=0)
+    assert len(rows) == 2 * H
+    for row in rows:
+        assert row.accepted
+        assert row.measured.trials == 100
+        assert row.accept_low <= 1.0 - row.alpha <= row.accept_high
+        assert row.all_windows == pytest.approx(1.0 - row.alpha, abs=0.05)
+    for reliability in measure_reliability(conformal, groups, test, test_groups, D):
+        np.testing.assert_allclose(reliability.conformal, reliability.nominal, atol=0.08)
+
+
+def test_coverage_of_other_episodes_is_not_accepted() -> None:
+    conformal, groups = exchangeable(0, 300)
+    radii = fit_radii(conformal, groups, (0.1,))
+    test, test_groups = exchangeable(1, 300)
+    assert not any(row.accepted for row in measure_coverage(2.0 * test, test_groups, radii, 0))
+
+
+def nominal_runs(seed: int, episodes: int) -> list[Measured]:
+    rng = np.random.default_rng(seed)
+    scale = np.linspace(0.2, 5.0, len(BASE_CHANNELS))
+    runs = []
+    for _ in range(episodes):
+        values = rng.standard_t(4, (20, len(BASE_CHANNELS))) * scale + 3.0
+        values[:3, 1] = np.nan
+        runs.append(Measured(values=values, innovation=rng.normal(size=(20, 3))))
+    return runs
+
+
+def test_every_channel_gets_the_same_share_of_the_alarms() -> None:
+    scales = fit_standardization(nominal_runs(0, 400))
+    assert [scale.name for scale in scales] == [channel.name for channel in CHANNELS]
+    fresh = nominal_runs(1, 400)
+    worst = np.array([channel_scores(run, scales).max(axis=0) for run in fresh])
+    shares = np.mean(worst > 1.0, axis=0)
+    for channel, share in zip(CHANNELS, shares, strict=True):
+        expected = 0.19 if channel.low_tail else 0.1
+        assert share == pytest.approx(expected, abs=0.07), channel.name
+    thresholds = fit_thresholds(worst_scores(nominal_runs(2, 400), scales), 0.05)
+    alarms = np.mean(worst_scores(fresh, scales) > thresholds.caution)
+    assert alarms == pytest.approx(0.05, abs=0.03)
+    assert thresholds.reject_alpha == pytest.approx(0.01)

@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint to bundle, end to end: what is in it, what it computes, what a failure leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from jepa_edge.bundle import Bundle, sha256_file
+from jepa_edge.errors import BundleError, ExportError, InputError, JepaEdgeError
+from jepa_edge.export import exporter
+from jepa_edge.export.checkpoint import save_checkpoint
+from jepa_edge.export.exporter import ExportOptions, export_bundle
+from jepa_edge.export.families.lewm import LeWM
+from jepa_edge.export.options import ExportReport
+from jepa_edge.golden import Golden
+from jepa_edge.manifest import ActionSpec, ObservationSpec
+from jepa_edge.recording import Episode, Recording
+from jepa_edge.world_model import WorldModel
+
+Specs = tuple[ObservationSpec, ActionSpec]
+SMALL = {"calibration_frames": 48, "tuning_frames": 16, "held_out_frames": 32}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, export_model: LeWM, export_specs: Specs
+) -> Path:
+    """`export_model` on disk."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model"
+    save_checkpoint(path, export_model, observation=export_specs[0], action=export_specs[1])
+    return path
+
+
+@pytest.fixture(scope="module")
+def stages() -> list[tuple[str, int, int]]:
+    """Every progress call of `exported`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def exported(
+    tmp_path_factory: pytest.TempPathFactory,
+    checkpoint: Path,
+    export_recording: Path,
+    stages: list[tuple[str, int, int]],
+) -> tuple[Path, ExportReport]:
+    """A bundle in all precisions and its report. Do not alter it."""
+    path = tmp_path_factory.mktemp("exported") / "small.jepa"
+    options = ExportOptions(
+        calibration_data=export_recording,
+        precisions=("int8", "fp16"),
+        command="jepa-edge export ...",
+        **SMALL,  # type: ignore[arg-type]
+    )
+    report = export_bundle(
+        checkpoint, path, options, lambda stage, done, total: stages.append((stage, done, total))
+    )
+    return path, report
+
+
+@pytest.fixture
+def fast_onnx(export_onnx: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip torch.onnx, which is most of the time: the graphs are those of the same model."""
+    monkeypatch.setattr(exporter, "export_encoder", lambda graph: export_onnx["encoder"])
+    monkeypatch.setattr(exporter, "export_predictor", lambda graph: export_onnx["predictor"])
+
+
+def _held_out_episodes(recording: Path, report: ExportReport) -> list[Episode]:
+    episodes = {episode.name: episode for episode in Recording(recording)}
+    return [episodes[name] for name in report.data.held_out_episodes]
+
+
+def _torch_latents(
+    model: LeWM, frames: NDArray[np.uint8], spec: ObservationSpec
+) -> NDArray[np.float32]:
+    pixels = (frames.astype(np.float64) / 255.0 - spec.mean) / spec.std
+    tensor = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32))
+    latents: NDArray[np.float32] = model.encode(tensor).numpy()
+    return latents
+
+
+def _torch_rollout(
+    model: LeWM, history: NDArray[np.float32], actions: NDArray[np.float32], spec: ActionSpec
+) -> NDArray[np.float32]:
+    scored = ((actions - np.array(spec.mean)) / np.array(spec.std)).astype(np.float32)
+    out: NDArray[np.float32] = model.rollout(
+        torch.from_numpy(history[:, :, 0]), torch.from_numpy(scored)
+    ).numpy()
+    return out[:, :, None]
+
+
+@pytest.mark.parametrize("variant", ["fp32", "fp16", "int8"])
+def test_each_variant_loads_and_computes_what_torch_does(
+    exported: tuple[Path, ExportReport],
+    export_model: LeWM,
+    export_specs: Specs,
+    export_recording: Path,
+    variant: str,
+) -> None:
+    path, report = exported
+    world = WorldModel.load(path, variant)
+    assert world.replay_golden().passed
+    (episode, *_) = _held_out_episodes(export_recording, report)
+    latents = _torch_latents(export_model, episode.frames, export_specs[0])[:, None]
+    limit = {"fp32": 1e-4, "fp16": 0.01, "int8": 0.12}[variant]
+
+    encoded = world.encode(episode.frames)
+    spread = np.sqrt(np.mean((latents - latents.mean(axis=0)) ** 2))
+    assert np.sqrt(np.mean((encoded - latents) ** 2)) < limit * spread
+
+    starts = np.arange(10)
+    history = np.stack([latents[s : s + 3] for s in starts])
+    actions = np.stack([episode.actions[s : s + 7] for s in starts])
+    expected = _torch_rollout(export_model, history, actions, export_specs[1])
+    rolled = world.rollout(history, actions)
+    assert rolled.shape == expected.shape == (10, 5, 1, 24)
+    spread = np.sqrt(np.mean((expected - expected.mean(axis=0)) ** 2))
+    assert np.sqrt(np.mean((rolled - expected) ** 2)) < limit * spread
+    if variant == "fp32":
+        np.testing.assert_allclose(rolled, expected, atol=1e-4)
+
+
+def test_golden_outputs_are_torchs(
+    exported: tuple[Path, ExportReport],
+    export_model: LeWM,
+    export_specs: Specs,
+    export_recording: Path,
+) -> None:
+    path, report = exported
+    golden = Golden.read(Bundle.open(path))
+    recorded = {
+        frame.tobytes()
+        for episode in _held_out_episodes(export_recording, report)
+        for frame in episode.frames
+    }
+    assert {frame.tobytes() for frame in golden.frames} <= recorded
+    expected = _torch_latents(export_model, golden.frames, export_specs[0])
+    np.testing.assert_allclose(golden.latents[:, 0], expected, atol=1e-4)
+    expected = _torch_rollout(export_model, golden.history, golden.actions, export_specs[1])
+    np.testing.assert_allclose(golden.predictions, expected[:, 0], atol=1e-4)
+
+
+def test_the_report_tells_what_was_done(
+    exported: tuple[Path, ExportReport], export_recording: Path, checkpoint: Path
+) -> None:
+    path, report = exported
+    bundle = Bundle.open(path)
+    assert [variant.precision for variant in report.variants] == ["fp32", "fp16", "int8"]
+    assert list(bundle.manifest.variants) == ["fp32", "fp16", "int8"]
+    stored = msgspec.json.decode((path / "reports/export.json").read_bytes(), type=ExportReport)
+    assert stored == report
+    data = report.data
+    assert not set(data.held_out_episodes) & {*data.calibration_episodes, *data.tuning_episodes}
+    assert data.recording == str(export_recording)
+    for variant in report.variants:
+        spec = bundle.manifest.variants[variant.precision]
+        assert spec.realized == variant.realized
+        for part in ("encoder", "predictor"):
+            graph, measured = getattr(spec, part), getattr(variant, part)
+            assert graph.sqnr_db == measured.sqnr_db
+            assert graph.size_bytes == (path / graph.file).stat().st_size == measured.size_bytes
+            assert measured.sqnr_db >= 20.0
+            assert measured.centered_cosine >= 0.99
+    int8 = report.variants[2]
+    kept = sum(len(found.kept_float) for found in int8.quantization.values())
+    assert int8.realized.get("fp32", 0) == kept
+    assert int8.realized["int8"] > 20
+    page = (path / "reports/export.html").read_text()
+    assert page.count("Plotly.newPlot") == 6
+    provenance = bundle.manifest.provenance
+    assert provenance.checkpoint_sha256 == sha256_file(checkpoint / "model.safetensors")
+    assert provenance.command == "jepa-edge export ..."
+    assert {"torch", "onnx", "onnxruntime", "nncf", "jepa-edge"} <= provenance.tools.keys()
+
+
+def test_progress_runs_to_its_end(
+    exported: tuple[Path, ExportReport], stages: list[tuple[str, int, int]]
+) -> None:
+    last = {stage: (done, total) for stage, done, total in stages}
+    assert len(last) >= 12
+    for stage, (done, total) in last.items():
+        assert done == total, stage
+    assert all(0 <= done <= total for _, done, total in stages)
+
+
+def test_the_weights_file_is_the_predictor(exported: tuple[Path, ExportReport]) -> None:
+    """A predictor in NumPy, from predictor.safetensors alone, gives the golden predictions."""
+    path, _ = exported
+    golden = Golden.read(Bundle.open(path))
+    with safe_open(path / "predictor.safetensors", "numpy") as file:
+        sizes = file.metadata()
+        w = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
+    heads, depth = int(sizes["heads"]), int(sizes["depth"])
+    erf = np.vectorize(__import__("math").erf)
+
+    def linear(name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        out: NDArray[np.float64] = x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
+        return out
+
+    def norm(x: NDArray[np.float64], eps: str, name: str = "") -> NDArray[np.float64]:
+        centered = x - x.mean(axis=-1, keepdims=True)
+        out = centered / np.sqrt(np.mean(centered**2, axis=-1, keepdims=True) + float(sizes[eps]))
+        return out * w[f"{name}.weight"] + w[f"{name}.bias"] if name else out
+
+    def silu(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return x / (1.0 + np.exp(-x))
+
+    def gelu(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        out: NDArray[np.float64] = 0.5 * x * (1.0 + erf(x / np.sqrt(2.0)))
+        return out
+
+    def split(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+    scored = (golden.actions - w["action_mean"]) * w["action_inv_std"]
+    condition = silu(linear("condition", silu(linear("action_in", scored))))
+    modulation = np.split(linear("modulation", condition), depth, axis=-1)
+    x = golden.history[:, :, 0] + w["position"]
+    x = linear("input_proj", x) if "input_proj.weight" in w else x
+    for block in range(depth):
+        last = block == depth - 1
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = np.split(modulation[block], 6, -1)
+        b = f"blocks.{block}"
+        y = norm(norm(x, "adaln_norm_eps") * scale_a + shift_a, "norm_eps", f"{b}.attention_norm")
+        if last:
+            q, (k, v) = linear(f"{b}.q", y[:, -1:]), np.split(linear(f"{b}.kv", y), 2, -1)
+            x, gate_a, shift_m = x[:, -1:], gate_a[:, -1:], shift_m[:, -1:]
+            scale_m, gate_m = scale_m[:, -1:], gate_m[:, -1:]
+        else:
+            q, k, v = np.split(linear(f"{b}.qkv", y), 3, -1)
+        logits = split(q) @ split(k).transpose(0, 1, 3, 2) + (0.0 if last else w["causal_mask"])
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        mixed = (weights / weights.sum(axis=-1, keepdims=True)) @ split(v)
+        x = x + gate_a * linear(f"{b}.out", mixed.transpose(0, 2, 1, 3).reshape(*q.shape))
+        y = norm(norm(x, "adaln_norm_eps") * scale_m + shift_m, "norm_eps", f"{b}.mlp_norm")
+        x = x + gate_m * linear(f"{b}.fc2", gelu(linear(f"{b}.fc1", y)))
+    predicted = linear("head.fc2", gelu(linear("head.fc1", norm(x, "norm_eps", "norm"))))
+    np.testing.assert_allclose(predicted, golden.predictions, atol=1e-4)
+
+
+def _digest(path: Path) -> dict[str, str]:
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(f.relative_to(path)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def _fail(*arguments: object, **keywords: object) -> None:
+    raise ExportError("injected")
+
+
+@pytest.mark.parametrize(
+    "where", ["load_checkpoint", "make_int8", "compare_variants", "write_export_page", "seal"]
+)
+@pytest.mark.usefixtures("fast_onnx")
+def test_a_failure_leaves_the_old_bundle_as_it_was(
+    exported: tuple[Path, ExportReport],
+    checkpoint: Path,
+    export_recording: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    path = tmp_path / "kept.jepa"
+    shutil.copytree(exported[0], path)
+    before = _digest(path)
+    monkeypatch.setattr(exporter, where, _fail)
+    precisions = ("fp32", "int8") if where == "make_int8" else ("fp32",)
+    options = ExportOptions(
+        calibration_data=export_recording,
+        precisions=precisions,
+        **SMALL,  # type: ignore[arg-type]
+    )
+    with pytest.raises(ExportError, match="injected"):
+        export_bundle(checkpoint, path, options)
+    assert _digest(path) == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept.jepa"]
+
+
+@pytest.mark.usefixtures("fast_onnx")
+def test_a_new_export_replaces_the_old_bundle_and_says_what_is_gone(
+    exported: tuple[Path, ExportReport],
+    checkpoint: Path,
+    export_recording: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "again.jepa"
+    shutil.copytree(exported[0], path)
+    (path / "calibration").mkdir()
+    (path / "calibration/int8.json").write_text("{}")
+    options = ExportOptions(
+        calibration_data=export_recording,
+        precisions=(),
+        **SMALL,  # type: ignore[arg-type]
+    )
+    report = export_bundle(checkpoint, path, options)
+    assert [variant.precision for variant in report.variants] == ["fp32"]
+    assert list(Bundle.open(path).manifest.variants) == ["fp32"]
+    assert not (path / "calibration").exists()
+    assert not (path / "variants").exists()
+    assert any("run `jepa-edge calibrate` again" in warning for warning in report.warnings)
+    assert {file.stat().st_mode & 0o777 for file in path.rglob("*") if file.is_file()} == {0o644}
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert told.err == ""
+
+
+@pytest.mark.usefixtures("fast_onnx")
+def test_a_budget_out_of_reach_is_refused(
+    checkpoint: Path, export_recording: Path, tmp_path: Path
+) -> None:
+    options = ExportOptions(
+        calibration_data=export_recording,
+        max_latent_error=1e-5,
+        **SMALL,  # type: ignore[arg-type]
+    )
+    with pytest.raises(ExportError, match="budget 1e-05 cannot be met in int8: .*--max-latent"):
+        export_bundle(checkpoint, tmp_path / "none.jepa", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("fast_onnx")
+def test_a_graph_that_is_not_the_checkpoint_is_refused(
+    checkpoint: Path,
+    export_model: LeWM,
+    export_recording: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = exporter.load_checkpoint
+
+    def other(path: Path, *, config: Path | None) -> Any:
+        model, model_config, extras = load(path, config=config)
+        model.projector.net[3].weight.data *= 1.01
+        return model, model_config, extras
+
+    monkeypatch.setattr(exporter, "load_checkpoint", other)
+    options = ExportOptions(
+        calibration_data=export_recording,
+        precisions=("fp32",),
+        **SMALL,  # type: ignore[arg-type]
+    )
+    with pytest.raises(ExportError, match="encoder does not compute what torch does"):
+        export_bundle(checkpoint, tmp_path / "none.jepa", options)
+
+
+def _no_data(tmp_path: Path, recording: Path) -> Path:
+    return tmp_path / "missing"
+
+
+def _not_a_bundle(tmp_path: Path, recording: Path) -> Path:
+    (tmp_path / "out.jepa").mkdir()
+    (tmp_path / "out.jepa/thesis.tex").write_text("do not lose me")
+    return recording
+
+
+@pytest.mark.parametrize(
+    ("prepare", "out", "error", "message"),
+    [
+        (_no_data, "out.jepa", InputError, "missing is not a recording"),
+        (lambda _, recording: recording, "out", BundleError, r"expected NAME\.jepa"),
+        (_not_a_bundle, "out.jepa", BundleError, "exists and is not a bundle"),
+    ],
+    ids=["no data", "no suffix", "not a bundle"],
+)
+def test_bad_paths_are_refused_before_the_work(
+    checkpoint: Path,
+    export_recording: Path,
+    tmp_path: Path,
+    prepare: Callable[[Path, Path], Path],
+    out: str,
+    error: type[JepaEdgeError],
+    message: str,
+) -> None:
+    options = ExportOptions(calibration_data=prepare(tmp_path, export_recording))
+    with pytest.raises(error, match=message):
+        export_bundle(checkpoint, tmp_path / out, options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"precisions": ("int4",)}, "precision is 'int4', expected some of fp32, fp16, int8"),
+        ({"max_latent_error": 0.0}, "between 0 and 1"),
+        ({"max_latent_error": float("nan")}, "between 0 and 1"),
+        ({"calibration_frames": 0}, "calibration_frames is 0, expected 8 or more"),
+        ({"threads": 0}, "threads is 0"),
+    ],
+)
+def test_options_check_themselves(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ExportOptions(calibration_data=Path("runs"), **wrong)

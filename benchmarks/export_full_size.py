@@ -33,6 +33,7 @@ from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
 RESULT = Path(__file__).parent / "results" / "export_full_size.json"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RATE_HZ = 5.0
+_INTO_STREAM = ("o_proj.weight", "fc2.weight", "to_out.0.weight", "net.4.weight")
 MAX_SIZE_RATIO, MIN_SQNR_DB, MIN_COSINE = 0.35, 20.0, 0.99
 
 
@@ -40,12 +41,16 @@ def draw_model(config: LeWMConfig, frames: NDArray[np.uint8], seed: int) -> LeWM
     """Draw all weights, then set the batch norms' statistics from frames (B, H, W, 3) uint8."""
     generator = torch.Generator().manual_seed(seed)
     model = LeWM(config)
+    depth = max(config.encoder_depth, config.predictor_depth)
     for name, tensor in model.state_dict().items():
         if tensor.ndim > 1 and "embed" not in name:
-            scale = 0.3 if "adaLN" in name else 1.0
+            # Branches into a residual stream are small in trained networks, or depth would amplify
+            # any noise; GPT-2's initialization has the same factor.
+            into_stream = name.endswith(_INTO_STREAM)
+            scale = 0.3 if "adaLN" in name else (2 * depth) ** -0.5 if into_stream else 1.0
             tensor.normal_(0.0, scale * tensor[0].numel() ** -0.5, generator=generator)
         elif name.endswith("weight") and tensor.ndim == 1:
-            tensor.normal_(0.0, 0.4, generator=generator).exp_()  # some channels are outliers
+            tensor.normal_(0.0, 0.3, generator=generator).exp_()  # some channels are outliers
         elif tensor.is_floating_point() and "running" not in name:
             tensor.normal_(0.0, 0.1, generator=generator)
     pixels = torch.from_numpy(frames).float() / 255.0

@@ -25,7 +25,7 @@ from jepa_edge.calibration.dataset import (
     check_recording,
     data_sha256,
     encode_recording,
-    make_windows,
+    gather_windows,
     roll_episodes,
     split_episodes,
 )
@@ -115,7 +115,7 @@ def calibrate_model(
     parts = {name: [encoded[i] for i in chosen] for name, chosen in splits.items()}
     rolled_all = roll_episodes(model, encoded, history, options.fitted_horizon, progress)
     rolled = {name: [rolled_all[i] for i in chosen] for name, chosen in splits.items()}
-    windows = {name: make_windows(parts[name], rolled[name], history) for name in parts}
+    windows = {name: gather_windows(parts[name], rolled[name], history) for name in parts}
     clock.lap("roll out")
     variable = fit_latent_variable(model, windows["fit"], windows["standardize"], options, progress)
     observer = fit_observer(variable, parts["fit"], options, progress)

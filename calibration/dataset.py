@@ -171,6 +171,22 @@ def roll_episodes(
 
 
 def make_windows(
+    model: Predictor,
+    episodes: Sequence[EncodedEpisode],
+    history: int,
+    horizon: int,
+    progress: Progress = silent,
+) -> Windows:
+    """Roll the model from every history that has `horizon` steps after it, and gather the windows.
+
+    history: the model's. Episodes must hold history - 1 + horizon actions or more.
+    """
+    return gather_windows(
+        episodes, roll_episodes(model, episodes, history, horizon, progress), history
+    )
+
+
+def gather_windows(
     episodes: Sequence[EncodedEpisode], rolled: Sequence[NDArray[np.float32]], history: int
 ) -> Windows:
     """Gather the rollouts that have an observed latent at every one of their steps."""

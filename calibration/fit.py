@@ -12,7 +12,6 @@ from jepa_edge.calibration.fit_heads import (
     fit_inverse,
     fit_mean_heads,
     fit_whitener,
-    moving_directions,
     pooled_motion,
 )
 from jepa_edge.calibration.fit_scale import fit_scale_head, residual_base, training_rows
@@ -25,8 +24,6 @@ from jepa_edge.progress import Progress
 
 _GAIN_WINDOWS = 512
 _GAIN_SAMPLES = 4
-_MOVING = 8
-"""Directions of motion that the monitor watches more closely."""
 
 
 def fit_latent_variable(
@@ -94,7 +91,6 @@ def fit_observer(
     pooled = np.concatenate([e.latents.mean(axis=1) for e in episodes])
     return Observer(
         latent_variable=variable,
-        moving=moving_directions(episodes, min(_MOVING, variable.base.shape[1])),
         latent=fit_whitener(pooled),
         motion=fit_whitener(pooled_motion(episodes)),
         inverse=inverse,

@@ -12,7 +12,7 @@ from torch import nn
 from jepa_edge.calibration.dataset import EncodedEpisode, Windows
 from jepa_edge.calibration.fit_scale import Rows, to_array
 from jepa_edge.calibration.train import train
-from jepa_edge.channels import LONG, Whitener
+from jepa_edge.channels import Whitener
 from jepa_edge.latent_variable import LatentVariable, Predictor, Transitions
 from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
@@ -114,15 +114,6 @@ def fit_whitener(values: NDArray[np.float32]) -> Whitener:
 def pooled_motion(episodes: list[EncodedEpisode]) -> NDArray[np.float32]:
     """Changes of the token-mean latent over one step, all episodes together: (M, D)."""
     return np.concatenate([np.diff(e.latents.mean(axis=1), axis=0) for e in episodes])
-
-
-def moving_directions(episodes: list[EncodedEpisode], count: int) -> NDArray[np.float32]:
-    """Principal directions (D, count) of how latents change over LONG steps, all tokens."""
-    changes = [episode.latents[LONG:] - episode.latents[:-LONG] for episode in episodes]
-    dim = changes[0].shape[-1]
-    rows = np.concatenate([change.reshape(-1, dim) for change in changes]).astype(np.float64)
-    _, vectors = np.linalg.eigh(rows.T @ rows)
-    return np.ascontiguousarray(vectors[:, -count:], dtype=np.float32)
 
 
 def fit_gain(

@@ -16,7 +16,7 @@ from jepa_edge.calibration.conformal import (
 from jepa_edge.calibration.dataset import Windows
 from jepa_edge.calibration.fit_scale import transitions_of
 from jepa_edge.calibration_file import ChannelScale, Radius, Thresholds
-from jepa_edge.channels import CHANNELS, Measured, channels
+from jepa_edge.channels import CHANNELS, channels
 from jepa_edge.latent_variable import LatentVariable
 from jepa_edge.monitor import standardization
 
@@ -27,15 +27,15 @@ _SCORE_ONE = 0.9
 """Share of nominal episodes whose worst step stays below score 1 in one channel and tail."""
 
 
-def fit_standardization(measured: Sequence[Measured]) -> tuple[ChannelScale, ...]:
+def fit_standardization(measured: Sequence[NDArray[np.float64]]) -> tuple[ChannelScale, ...]:
     """Scale every channel and tail so that its worst step per episode is seldom above 1.
 
-    measured: the steps of each episode. Each tail then spends a like share of the
+    measured: base channels of each episode, (T_k, 6). Each tail then spends a like share of the
     false alarms, however heavy it is; a common median and MAD would hand all of it to the
     heaviest. These constants carry no guarantee; the thresholds do, from other episodes.
     """
-    center = np.nanmedian(np.concatenate([episode.values for episode in measured]), axis=0)
-    values = [channels(episode, center)[0] for episode in measured]
+    center = np.nanmedian(np.concatenate(measured), axis=0)
+    values = [channels(episode, center) for episode in measured]
     centers = np.nanmedian(np.concatenate(values), axis=0)
     highest = np.array([np.nanmax(episode, axis=0) for episode in values]) - centers
     lowest = centers - np.array([np.nanmin(episode, axis=0) for episode in values])
@@ -111,14 +111,16 @@ def alphas_with(alpha: float) -> tuple[float, ...]:
     return tuple(sorted({alpha, *STANDARD_ALPHAS}, reverse=True))
 
 
-def channel_scores(measured: Measured, scales: tuple[ChannelScale, ...]) -> NDArray[np.float64]:
+def channel_scores(
+    measured: NDArray[np.float64], scales: tuple[ChannelScale, ...]
+) -> NDArray[np.float64]:
     """Return the scores of all channels at all steps of one episode: (T', C)."""
     standard = standardization(scales)
-    return standard.score(channels(measured, standard.center)[0])
+    return standard.score(channels(measured, standard.center))
 
 
 def worst_scores(
-    measured: Sequence[Measured], scales: tuple[ChannelScale, ...]
+    measured: Sequence[NDArray[np.float64]], scales: tuple[ChannelScale, ...]
 ) -> NDArray[np.float64]:
     """Return the largest score over steps and channels of each episode: (n,) float64."""
     return np.array([channel_scores(episode, scales).max() for episode in measured])

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from jepa_edge.errors import ExportError, MissingDependencyError
+from jepa_edge.export.centering import center_gelus
 from jepa_edge.export.onnx_graph import fold_scales_into_norms, run_model
 from jepa_edge.export.profile import check_profile
 from jepa_edge.export.quantize import Quantizer, quantize
@@ -55,6 +56,7 @@ def make_int8(
     Returns the graph (within the portable profile), what was done, and warnings.
     Raises ExportError when the budget cannot be met or no quantizer works.
     """
+    model = center_gelus(model, calibration, threads)
     expected = run_model(model, tuning, threads)
     candidates: dict[Quantizer, Any] = {}
     ratios: dict[Quantizer, float] = {}

@@ -126,18 +126,20 @@ def _quantize_nncf(model: Any, feeds: Feeds) -> Any:
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
     """Import NNCF as if its telemetry package were missing: it then sends and stores nothing."""
-    name = "openvino_telemetry"
-    before = sys.modules.get(name)
-    # Read by nncf.telemetry at import as a second switch.
-    os.environ.setdefault("NNCF_CI", "1")
-    sys.modules[name] = None  # type: ignore[assignment]
+    package, switch = "openvino_telemetry", "NNCF_CI"
+    before = sys.modules.get(package)
+    known = switch in os.environ
+    sys.modules[package] = None  # type: ignore[assignment]
+    os.environ.setdefault(switch, "1")  # nncf.telemetry's own switch, read at import
     try:
         yield
     finally:
+        if not known:
+            del os.environ[switch]
         if before is None:
-            del sys.modules[name]
+            del sys.modules[package]
         else:
-            sys.modules[name] = before
+            sys.modules[package] = before
 
 
 def _quantize_onnxruntime(model: Any, feeds: Feeds) -> Any:

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge.errors import ExportError
-from jepa_edge.export.onnx_graph import keep_float, layer_names, run_model
+from jepa_edge.export.onnx_graph import (
+    GraphIndex,
+    keep_float,
+    layer_names,
+    run_model,
+    weighted_nodes,
+)
 from jepa_edge.metrics import centered_cosine, sqnr_db
 from jepa_edge.progress import Progress, silent
 
@@ -25,9 +31,13 @@ _SENSITIVITY_SAMPLES = 16
 
 
 class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """The error when this layer alone is in int8: relative to the latents' spread, and in dB."""
+    """The error when this layer alone is in int8: relative to the latents' spread, and in dB.
+
+    weights: how many numbers the layer's weight holds.
+    """
 
     layer: str
+    weights: int
     error: float
     sqnr_db: float
     kept_float: bool = False
@@ -86,6 +96,7 @@ def measure_layers(
     count = min(len(expected), _SENSITIVITY_SAMPLES)
     feeds = {name: values[:count] for name, values in feeds.items()}
     layers = layer_names(reference)
+    sizes = _weight_counts(reference)
     measured = []
     for done, layer in enumerate(layers):
         progress(stage, done, len(layers))
@@ -94,12 +105,23 @@ def measure_layers(
         measured.append(
             LayerSensitivity(
                 layer=layer,
+                weights=sizes[layer],
                 error=latent_error(expected[:count], actual),
                 sqnr_db=min(sqnr_db(expected[:count], actual), 200.0),
             )
         )
     progress(stage, len(layers), len(layers))
     return tuple(measured)
+
+
+def _weight_counts(model: Any) -> dict[str, int]:
+    index = GraphIndex(model)
+    counts = {}
+    for node in weighted_nodes(model):
+        weight = index.constant(node.input[1])
+        assert weight is not None
+        counts[node.name] = int(weight.size)
+    return counts
 
 
 def keep_sensitive_layers(
@@ -113,7 +135,7 @@ def keep_sensitive_layers(
     stage: str = "layer",
     progress: Progress = silent,
 ) -> SearchResult:
-    """Keep in float the fewest layers, most sensitive first, with which the error is in budget.
+    """Keep layers in float, those that mend most noise per weight first, until in budget.
 
     max_error: of `latent_error` on frames that this search does not see; it aims lower itself.
     The number of float layers is bisected: every step runs the whole graph on feeds.
@@ -128,7 +150,7 @@ def keep_sensitive_layers(
         stage=f"{stage} sensitivity",
         progress=progress,
     )
-    ranked = sorted(layers, key=lambda layer: -layer.error)
+    ranked = sorted(layers, key=lambda layer: -(layer.error**2) / layer.weights)
     target = _MARGIN * max_error
     errors: dict[int, float] = {}
 

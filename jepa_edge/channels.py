@@ -8,7 +8,6 @@ that scores of all channels share one threshold.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,9 +23,6 @@ LONG = 4
 
 _DECAY = 0.8
 """Weight of the past in a channel's running mean: it reacts in about 1 / (1 - 0.8) = 5 steps."""
-
-_DRIFT_DECAY = 0.6
-"""The same for the running mean of the innovation itself."""
 
 _FLOOR = 1e-12
 """Energies below this count as this: the logarithm of a frozen camera's motion stays finite."""
@@ -45,20 +41,17 @@ class Channel:
 BASE_CHANNELS = (
     Channel(name="innovation", reason=Reason.INNOVATION, low_tail=True, mean=True),
     Channel(name="innovation_long", reason=Reason.INNOVATION, low_tail=True, mean=True),
-    Channel(name="innovation_moving", reason=Reason.INNOVATION, low_tail=False, mean=True),
     Channel(name="motion", reason=Reason.INNOVATION, low_tail=True, mean=True),
     Channel(name="action", reason=Reason.INNOVATION, low_tail=False, mean=True),
     Channel(name="familiarity", reason=Reason.OUT_OF_DISTRIBUTION, low_tail=False, mean=True),
-    Channel(name="spread", reason=Reason.PREDICTED_UNCERTAINTY, low_tail=False, mean=False),
     Channel(name="disagreement", reason=Reason.PREDICTED_UNCERTAINTY, low_tail=False, mean=False),
 )
 """What is measured at every step, in this order.
 
-innovation, innovation_long: energy of the innovation 1 and LONG steps ahead. innovation_moving: the
-latter in the directions in which latents move, where a change of the dynamics shows. motion: change
-of the latent; a frozen camera has none. action: what the latents tell of the action against the
-command. familiarity: distance of the latent from those recorded. spread, disagreement: predicted
-before the fact.
+innovation, innovation_long: energy of the innovation 1 and LONG steps ahead; a frozen scene is too
+predictable, hence both tails. motion: change of the latent; a frozen camera has none. action: what
+the latents tell of the action against the command. familiarity: distance of the latent from those
+recorded. disagreement: epistemic variance of the prediction.
 """
 
 CHANNELS = (
@@ -68,13 +61,11 @@ CHANNELS = (
         for c in BASE_CHANNELS
         if c.mean
     ),
-    Channel(name="drift", reason=Reason.INNOVATION, low_tail=False, mean=False),
 )
-"""All channels: those measured, their running means, and drift, the energy of the running mean of
-the innovation: innovations of a healthy model point a new way every time."""
+"""All channels: those measured, then their running means, which see weak but lasting faults."""
 
 _SMOOTHED = [index for index, channel in enumerate(BASE_CHANNELS) if channel.mean]
-_LONG_INDEX = [1, 2]
+_LONG_INDEX = 1
 _CLIP = 50.0  # a running mean recovers from one infinite energy
 
 
@@ -112,29 +103,15 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """B steps measured one by one.
-
-    values: (B, 8) float64, BASE_CHANNELS, NaN where an episode is too young for one. innovation:
-    (B, K) float64, one step ahead, in the moving directions, whitened: N(0, I) if nominal.
-    """
-
-    values: NDArray[np.float64]
-    innovation: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
     """Everything fitted that turns a step into channels.
 
-    moving: (D, K) float32, orthonormal: directions in which latents change most. latent, motion:
-    of the token-mean latent and of its change. inverse: maps (latent before, last change, change
-    before) to the standardized action. action_mean, action_std: (A,) float32, raw units.
-    action_whiten: whitens the inverse head's error.
+    latent, motion: of the token-mean latent and of its change. inverse: maps (latent before, last
+    change, change before) to the standardized action. action_mean, action_std: (A,) float32, raw
+    units. action_whiten: whitens the inverse head's error.
     """
 
     latent_variable: LatentVariable
-    moving: NDArray[np.float32]
     latent: Whitener
     motion: Whitener
     inverse: MLP
@@ -142,8 +119,11 @@ class Observer:
     action_std: NDArray[np.float32]
     action_whiten: Whitener
 
-    def measure(self, steps: Steps) -> Measured:
-        """Measure B steps. An energy that is not a number counts as infinite: the model broke."""
+    def measure(self, steps: Steps) -> NDArray[np.float64]:
+        """Return BASE_CHANNELS of B steps, (B, 6), NaN where an episode is too young for one.
+
+        An energy that is not a number counts as infinite: the model broke.
+        """
         batch = len(steps.action)
         ahead = Transitions(
             previous=steps.previous,
@@ -158,39 +138,19 @@ class Observer:
             step=np.full(batch, LONG, np.int64),
         )
         variable = self.latent_variable
-        innovation, _ = self._moving_innovation(ahead, steps.observed)
-        _, moving_energy = self._moving_innovation(far, steps.observed)
         moved = steps.observed.mean(axis=1) - steps.previous.mean(axis=1)
         energies: list[NDArray[np.floating]] = [
             variable.energy(ahead, steps.observed),
             variable.energy(far, steps.observed),
-            moving_energy,
             self.motion.energy(moved),
             self.action_whiten.energy(self.inverse_error(steps)),
             self.latent.energy(steps.observed.mean(axis=1)),
-            variable.spread(ahead),
             variable.disagreement(ahead),
         ]
         stacked = np.nan_to_num(np.stack(energies, axis=1).astype(np.float64), nan=np.inf)
         values = np.log(np.maximum(stacked, _FLOOR))
-        for index in _LONG_INDEX:
-            values[steps.young, index] = np.nan
-        return Measured(values=values, innovation=innovation)
-
-    def _moving_innovation(
-        self, transitions: Transitions, observed: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Whitened innovation along `moving`: token mean (B, K), and mean square (B,)."""
-        batch, tokens = observed.shape[:2]
-        variance, factor = self.latent_variable.gaussian(transitions)
-        basis = self.moving.astype(np.float64)
-        along = np.einsum("dk,bdr->bkr", basis, factor)
-        covariance = np.einsum("dk,bd,dl->bkl", basis, variance, basis, optimize=True)
-        covariance += along @ along.transpose(0, 2, 1)
-        residual = (observed - transitions.predicted).reshape(batch * tokens, -1) @ basis
-        white = np.linalg.solve(_cholesky(covariance), residual[:, :, None])[:, :, 0]
-        white = white.reshape(batch, tokens, -1)
-        return white.mean(axis=1), np.mean(white**2, axis=(1, 2))
+        values[steps.young, _LONG_INDEX] = np.nan
+        return values
 
     def inverse_error(self, steps: Steps) -> NDArray[np.float32]:
         """Standardized action minus what the latents tell of it: (B, A)."""
@@ -207,7 +167,6 @@ class Observer:
             ("action", self.action_whiten),
         ):
             arrays[f"{name}.mean"], arrays[f"{name}.whiten"] = whitener.mean, whitener.whiten
-        arrays["moving"] = self.moving
         arrays["action_mean"], arrays["action_std"] = self.action_mean, self.action_std
         return arrays
 
@@ -220,7 +179,6 @@ class Observer:
 
         return cls(
             latent_variable=LatentVariable.from_arrays(arrays),
-            moving=arrays["moving"],
             latent=whitener("latent"),
             motion=whitener("motion"),
             inverse=MLP.from_arrays(arrays, "inverse"),
@@ -259,42 +217,34 @@ def inverse_features(
 
 
 def running_means(
-    rows: NDArray[np.float64],
-    decay: NDArray[np.float64],
-    start: NDArray[np.float64] | None = None,
+    rows: NDArray[np.float64], start: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
     """Exponentially weighted means (T, M) of rows (T, M); NaN counts as 0.
 
-    decay: (M,), weight of the past. start: the means before the first row, (M,); zero when an
-    episode begins, so that a young mean is drawn to the middle and no noisy step alarms.
+    start: the means before the first row, (M,); zero when an episode begins, so that a young mean
+    is drawn to the middle and no single noisy step alarms.
     """
     mean = np.zeros(rows.shape[1]) if start is None else start
     means = np.empty_like(rows)
     finite = np.clip(np.nan_to_num(rows, nan=0.0), -_CLIP, _CLIP)
     for index, row in enumerate(finite):
-        mean = decay * mean + (1.0 - decay) * row
+        mean = _DECAY * mean + (1.0 - _DECAY) * row
         means[index] = mean
     return means
 
 
 def channels(
-    measured: Measured, center: NDArray[np.float64], start: NDArray[np.float64] | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Complete the channels of consecutive steps: (T, C), and the last running means.
+    measured: NDArray[np.float64],
+    center: NDArray[np.float64],
+    start: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Complete the channels of consecutive steps: (T, 6) -> (T, C), running means last.
 
-    center: of the base channels, (8,) or longer. start: the running means so far, as returned by
-    the call for the step before; None at the start of an episode.
+    center: of the base channels, (6,) or longer. start: the running means of the step before, the
+    last columns of its row; None at the start of an episode.
     """
-    deviation = measured.values[:, _SMOOTHED] - center[_SMOOTHED]
-    directions = measured.innovation.shape[1]
-    decay = np.repeat([_DECAY, _DRIFT_DECAY], [len(_SMOOTHED), directions])
-    rows = np.concatenate([deviation, measured.innovation], axis=1)
-    means = running_means(rows, decay, start)
-    drift = np.mean(means[:, len(_SMOOTHED) :] ** 2, axis=1, keepdims=True)
-    values = np.concatenate(
-        [measured.values, means[:, : len(_SMOOTHED)], np.log(np.maximum(drift, _FLOOR))], axis=1
-    )
-    return values, means[-1]
+    means = running_means(measured[:, _SMOOTHED] - center[_SMOOTHED], start)
+    return np.concatenate([measured, means], axis=1)
 
 
 def episode_rollouts(
@@ -350,15 +300,3 @@ def episode_steps(
 def first_step(history: int) -> int:
     """Index of the first latent that can be judged: it needs a full history and two changes."""
     return max(history, 2)
-
-
-def _cholesky(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cholesky factors (B, K, K); NaN where a covariance is not positive definite."""
-    try:
-        return np.asarray(np.linalg.cholesky(covariance), np.float64)
-    except np.linalg.LinAlgError:
-        factors = np.full_like(covariance, np.nan)
-        for index, matrix in enumerate(covariance):
-            with contextlib.suppress(np.linalg.LinAlgError):
-                factors[index] = np.linalg.cholesky(matrix)
-        return factors

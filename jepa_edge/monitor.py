@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from jepa_edge.calibration_file import Calibration, ChannelScale, heads_name, read_calibration
 from jepa_edge.channels import (
+    BASE_CHANNELS,
     CHANNELS,
     LONG,
     Observer,
@@ -152,7 +153,8 @@ class Monitor:
             young=np.array([len(windows) < LONG]),
         )
         measured = self.observer.measure(steps)
-        values, self._means = channels(measured, self.standardization.center, self._means)
+        values = channels(measured, self.standardization.center, self._means)
+        self._means = values[0, len(BASE_CHANNELS) :]
         return self.scores(values[0])
 
     def scores(self, values: NDArray[np.float64]) -> ChannelScores:
@@ -189,7 +191,7 @@ class Monitor:
         if len(latents) > first:
             rolled = episode_rollouts(self.model, latents, actions, self._history, LONG)
             steps = episode_steps(rolled, latents, actions, self._history)
-            values, _ = channels(self.observer.measure(steps), self.standardization.center)
+            values = channels(self.observer.measure(steps), self.standardization.center)
             scores[first:] = self.standardization.score(values)
         return scores
 

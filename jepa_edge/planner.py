@@ -18,12 +18,14 @@ from jepa_edge.world_model import WorldModel
 class PlannerConfig:
     """Settings of the search; the defaults are LeWorldModel's for PushT, with fewer iterations.
 
-    horizon: action blocks. candidates, elites, iterations: of the cross-entropy method. init_std:
+    horizon: action blocks. goal_steps: how many of the last predicted latents are held against the
+    goal; 1 is upstream's energy, more make a plan get there early and stay. candidates, elites, iterations: of the cross-entropy method. init_std:
     first standard deviation, in units of the training actions' own. clip: hold candidates within
     the manifest's action limits (upstream does not).
     """
 
     horizon: int = 5
+    goal_steps: int = 1
     candidates: int = 300
     elites: int = 30
     iterations: int = 10
@@ -32,6 +34,10 @@ class PlannerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not 1 <= self.goal_steps <= self.horizon:
+            raise InputError(
+                f"goal_steps is {self.goal_steps}, expected 1 to the horizon, {self.horizon}"
+            )
         if not (self.horizon >= 1 and 2 <= self.elites <= self.candidates and self.iterations >= 1):
             raise InputError(
                 f"horizon {self.horizon}, candidates {self.candidates}, elites {self.elites}, "
@@ -53,9 +59,15 @@ class Plan:
     time_s: float
 
 
-def goal_energy(predicted: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Squared distance of the last predicted latent to the goal: (S, H, N, D), (N, D) -> (S,)."""
-    return np.asarray(np.sum((predicted[:, -1] - goal) ** 2, axis=(1, 2)), np.float32)
+def goal_energy(
+    predicted: NDArray[np.float32], goal: NDArray[np.float32], steps: int = 1
+) -> NDArray[np.float32]:
+    """Squared distance of the last predicted latents to the goal, averaged over `steps`: (S,).
+
+    predicted: (S, H, N, D). goal: (N, D).
+    """
+    squared = np.sum((predicted[:, -steps:] - goal) ** 2, axis=(2, 3))
+    return np.asarray(squared.mean(axis=1), np.float32)
 
 
 class Planner:
@@ -105,9 +117,8 @@ class Planner:
             candidates = mean + std * noise.reshape(config.candidates, *shape)
             candidates[0] = mean
             actions = self._raw(candidates)
-            energy = goal_energy(
-                self.model.rollout(histories, np.concatenate([past, actions], axis=1)), goal
-            )
+            predicted = self.model.rollout(histories, np.concatenate([past, actions], axis=1))
+            energy = goal_energy(predicted, goal, config.goal_steps)
             # A diverged candidate must never count as an elite.
             energy = np.where(np.isfinite(energy), energy, np.inf)
             elite = np.argpartition(energy, config.elites - 1)[: config.elites]

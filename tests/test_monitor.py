@@ -66,10 +66,8 @@ def make_observer(seed: int = 0) -> Observer:
         mean_heads=head(rng, inputs, 7, D, members=K),
         gain=np.ones(H, np.float32),
     )
-    moving, _ = np.linalg.qr(rng.normal(size=(D, 3)))
     return Observer(
         latent_variable=variable,
-        moving=moving.astype(np.float32),
         latent=whitener(rng, D),
         motion=whitener(rng, D),
         inverse=head(rng, 3 * D, 8, A),
@@ -151,7 +149,7 @@ def test_streaming_gives_what_the_batch_gives(monitor: Monitor) -> None:
     assert np.isnan(expected[:first]).all()
     absent = np.isneginf(expected)
     names = [CHANNELS[c].name for c in np.flatnonzero(absent.any(axis=0))]
-    assert names == ["innovation_long", "innovation_moving"]
+    assert names == ["innovation_long"]
     assert absent[first : first + LONG - 1, 1].all()
     assert not absent[first + LONG - 1 :].any()
 
@@ -190,10 +188,6 @@ def test_energies_follow_their_formulas(monitor: Monitor) -> None:
     residual = (latents[3, 0] - predicted).astype(np.float64)
     energy = residual @ np.linalg.solve(covariance, residual) / D
     assert by_name["innovation"] == pytest.approx(np.log(energy), rel=1e-4)
-    basis = observer.moving.astype(np.float64)
-    projected, small = basis.T @ residual, basis.T @ covariance @ basis
-    drift = 0.4**2 * projected @ np.linalg.solve(small, projected) / 3
-    assert by_name["drift"] == pytest.approx(np.log(drift), rel=1e-3)
 
 
 def test_scores_become_levels_reasons_and_p_values(monitor: Monitor) -> None:

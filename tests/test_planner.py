@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jepa_edge.errors import InputError
-from jepa_edge.planner import Planner, PlannerConfig
+from jepa_edge.planner import Planner, PlannerConfig, goal_energy
 from jepa_edge.world_model import WorldModel
 
 WIDE = PlannerConfig(horizon=2, candidates=400, elites=40, iterations=25, init_std=2.0, clip=False)
@@ -65,6 +65,19 @@ def test_it_starts_from_the_plan_it_is_given(linear_bundle: Path, world: Any) ->
     assert warm.energies[0] < cold.energies[0]
     with pytest.raises(InputError, match="initial"):
         Planner(model, short).plan(*problem, initial=good.actions[:1])
+
+
+def test_goal_steps_average_the_last_distances() -> None:
+    rng = np.random.default_rng(0)
+    predicted = rng.normal(size=(7, 5, 1, 6)).astype(np.float32)
+    goal = rng.normal(size=(1, 6)).astype(np.float32)
+    squared = ((predicted.astype(np.float64) - goal) ** 2).sum(axis=(2, 3))
+    np.testing.assert_allclose(goal_energy(predicted, goal), squared[:, -1], rtol=1e-5)
+    np.testing.assert_allclose(
+        goal_energy(predicted, goal, 3), squared[:, -3:].mean(axis=1), rtol=1e-5
+    )
+    with pytest.raises(InputError, match="goal_steps"):
+        PlannerConfig(horizon=3, goal_steps=4)
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> DemoResults:
     tasks, outcomes = compare(
         model,
         # Small enough to replan in well under a second on one core.
-        PlannerConfig(candidates=128, elites=16, iterations=6),
+        PlannerConfig(candidates=128, elites=16, iterations=6, goal_steps=3),
         tasks=arguments.tasks,
         seed=SEEDS["planning"],
         on_progress=lambda done, total: progress("plan in closed loop", done, total),

@@ -92,7 +92,7 @@ class PlanningPolicy(Policy):
 
     name = "planner"
 
-    def __init__(self, model: WorldModel, config: PlannerConfig, replan: int = 3) -> None:
+    def __init__(self, model: WorldModel, config: PlannerConfig, replan: int = 2) -> None:
         self._model = model
         self._planner = Planner(model, config)
         self._replan = replan
@@ -108,6 +108,7 @@ class PlanningPolicy(Policy):
         hold = np.tile(sim.state[:2], sim.block).astype(np.float32)
         self._actions = [hold] * (history - 1)
         self._queue: list[NDArray[np.float32]] = []
+        self._remaining: NDArray[np.float32] | None = None
         self._fresh = True
 
     def act(self, sim: PushTSim) -> NDArray[np.float32]:
@@ -116,8 +117,16 @@ class PlanningPolicy(Policy):
             self._latents = [*self._latents[1:], self._model.encode(sim.frame[None])[0]]
         self._fresh = False
         if not self._queue:
-            plan = self._planner.plan(np.stack(self._latents), np.stack(self._actions), self._goal)
+            plan = self._planner.plan(
+                np.stack(self._latents),
+                np.stack(self._actions),
+                self._goal,
+                initial=self._remaining,
+            )
             self._times.append(plan.time_s)
+            kept = plan.actions[self._replan :]
+            filler = np.repeat(plan.actions[-1:], len(plan.actions) - len(kept), axis=0)
+            self._remaining = np.concatenate([kept, filler])
             self._queue = list(plan.actions[: self._replan])
         action = self._queue.pop(0)
         self._actions = [*self._actions[1:], action]

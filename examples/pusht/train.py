@@ -68,7 +68,7 @@ class Recipe:
     to zero; before it the rate is constant, so runs of different lengths begin alike.
     """
 
-    steps: int = 5000
+    steps: int = 3600
     batch: int = 24
     learning_rate: float = 7e-4
     warmup_steps: int = 200
@@ -262,7 +262,6 @@ def train(
             refresh_batch_norm(model, runs, recipe)
             figures = evaluate(model, val, probe, mean=mean, std=std)
             figures["step"] = step
-            figures["minutes"] = round((time.monotonic() - began) / 60, 1)
             figures["recipe"] = dataclasses.asdict(recipe)
             save_model(out, model, figures, mean, std)
             if state_dir is not None:

@@ -13,6 +13,9 @@ from jepa_edge.cli.common import BUNDLE, JSON_OPTION, print_json
 _EPILOG = """\b
 Example:
   jepa-edge inspect pusht.jepa --replay
+
+\b
+Exit codes: 0 whole; 2 damaged, or not a bundle: the line on stderr says which file.
 """
 
 

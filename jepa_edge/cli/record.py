@@ -14,6 +14,10 @@ _EPILOG = """\b
 Examples:
   jepa-edge record sim:pusht --episodes 300 --steps 40 --out data/nominal
   jepa-edge record sim:pusht --episodes 20 --fault stuck@15 --seed 7 --out data/stuck
+  jepa-edge record sim:pusht --size 224 --block 5 --out data/full-size
+
+\b
+Exit codes: 0 done; 2 bad input, nothing is left behind.
 """
 
 
@@ -24,6 +28,8 @@ Examples:
 @click.option("--steps", default=40, show_default=True, help="Action blocks per episode.")
 @click.option("--seed", default=0, show_default=True, help="Seed; others share no randomness.")
 @click.option("--fault", metavar="KIND@STEP", help="Fault from a step on, e.g. occlusion@15.")
+@click.option("--size", default=64, show_default=True, help="Side of the frames in pixels.")
+@click.option("--block", default=2, show_default=True, help="Environment steps (0.1 s) per action.")
 @click.option("--workers", default=1, show_default=True, help="Processes.")
 @JSON_OPTION
 def command(
@@ -33,10 +39,12 @@ def command(
     steps: int,
     seed: int,
     fault: str | None,
+    size: int,
+    block: int,
     workers: int,
     as_json: bool,
 ) -> None:
-    """Record episodes of SOURCE (sim:pusht) under its scripted policy."""
+    """Record nominal or faulty episodes of SOURCE (sim:pusht) under its scripted policy."""
     from jepa_edge.sim import record_pusht
     from jepa_edge.sources.simulation import parse_fault
 
@@ -51,6 +59,8 @@ def command(
             seed,
             fault=kind,
             fault_start=start,
+            size=size,
+            block=block,
             workers=workers,
             on_progress=lambda done: progress(f"record {out.name}", done, episodes),
         )

@@ -55,7 +55,7 @@ def test_the_bundle_is_whole_and_the_monitor_loads(calibrated: Calibrated) -> No
 
 def test_the_report_is_a_page_with_its_figures(calibrated: Calibrated) -> None:
     page = (calibrated.bundle / "reports/calibration_fp32.html").read_text()
-    for text in ("Reliability", "Coverage per horizon", "AURC", "innovation_moving", "plotly"):
+    for text in ("Reliability", "Coverage per horizon", "AURC", "innovation_long_mean", "plotly"):
         assert text in page
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from jepa_edge.calibration.dataset import EncodedEpisode, Windows, make_windows, roll_episodes
 from jepa_edge.calibration.fit import action_use, fit_latent_variable, fit_observer
-from jepa_edge.calibration.fit_heads import fit_whitener, moving_directions
+from jepa_edge.calibration.fit_heads import fit_whitener
 from jepa_edge.calibration.fit_scale import negative_log_likelihood, transitions_of
 from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.calibration.thresholds import window_energies
@@ -60,7 +60,7 @@ def scale_of(action: NDArray[np.float32]) -> float:
 
 
 def windows_of(world: World, episodes: list[EncodedEpisode]) -> Windows:
-    return make_windows(episodes, roll_episodes(world, episodes, HISTORY, HORIZON), HISTORY)
+    return make_windows(world, episodes, HISTORY, HORIZON)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def held_out(world: World) -> Windows:
 
 @pytest.fixture(scope="module")
 def variable(world: World) -> LatentVariable:
-    fit = windows_of(world, world.episodes(120, 20, seed=1))
+    fit = windows_of(world, world.episodes(240, 20, seed=1))
     gain = windows_of(world, world.episodes(40, 20, seed=3))
     return fit_latent_variable(world, fit, gain, OPTIONS, silent)
 
@@ -203,14 +203,3 @@ def test_whitener_is_the_mahalanobis_distance() -> None:
         "bd,de,be->b", centered, np.linalg.inv(np.cov(centered, rowvar=False)), centered
     )
     np.testing.assert_allclose(whitener.energy(values), expected / D, rtol=0.05, atol=0.02)
-
-
-def test_moving_directions_are_where_latents_move() -> None:
-    rng = np.random.default_rng(0)
-    latents = rng.normal(size=(50, 1, D)).astype(np.float32) * np.float32(0.01)
-    latents[:, 0, 2] += np.arange(50, dtype=np.float32)
-    actions = np.zeros((49, A), np.float32)
-    basis = moving_directions([EncodedEpisode(name="", latents=latents, actions=actions)], 2)
-    assert basis.shape == (D, 2)
-    np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=1e-5)
-    assert abs(basis[2, -1]) > 0.99

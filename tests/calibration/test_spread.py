@@ -18,7 +18,7 @@ from jepa_edge.calibration.thresholds import (
     fit_thresholds,
     worst_scores,
 )
-from jepa_edge.channels import BASE_CHANNELS, CHANNELS, Measured
+from jepa_edge.channels import BASE_CHANNELS, CHANNELS
 
 W, T, H, D, A = 120, 3, 4, 8, 2
 
@@ -108,14 +108,14 @@ def test_coverage_of_other_episodes_is_not_accepted() -> None:
     assert not any(row.accepted for row in measure_coverage(2.0 * test, test_groups, radii, 0))
 
 
-def nominal_runs(seed: int, episodes: int) -> list[Measured]:
+def nominal_runs(seed: int, episodes: int) -> list[NDArray[np.float64]]:
     rng = np.random.default_rng(seed)
     scale = np.linspace(0.2, 5.0, len(BASE_CHANNELS))
     runs = []
     for _ in range(episodes):
         values = rng.standard_t(4, (20, len(BASE_CHANNELS))) * scale + 3.0
         values[:3, 1] = np.nan
-        runs.append(Measured(values=values, innovation=rng.normal(size=(20, 3))))
+        runs.append(values)
     return runs
 
 

@@ -23,7 +23,7 @@ MODEL = EXAMPLE / "model"
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every figure of the model card, measured on 40 fresh episodes."""
+    """Every figure of the model card, measured on fresh episodes."""
     from jepa_edge.export.checkpoint import load_checkpoint
 
     with pytest.MonkeyPatch.context() as patch:
@@ -34,17 +34,18 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
         for name in ("data", "evaluate"):
             sys.modules.pop(name)
-    path = tmp_path_factory.mktemp("pusht") / "fresh"
-    record_pusht(path, 40, 56, seed=20_001)
-    episodes = list(Recording(path))
-    runs = [
-        Runs(
-            frames=np.stack([episode.frames for episode in part]),
-            actions=np.stack([episode.actions for episode in part]),
-            states=np.stack([e.state for e in part if e.state is not None]),
+    root = tmp_path_factory.mktemp("pusht")
+    runs = []
+    for name, episodes, steps, seed in (("val", 20, 56, 20_001), ("probe", 120, 10, 20_002)):
+        record_pusht(root / name, episodes, steps, seed)
+        recorded = list(Recording(root / name))
+        runs.append(
+            Runs(
+                frames=np.stack([episode.frames for episode in recorded]),
+                actions=np.stack([episode.actions for episode in recorded]),
+                states=np.stack([e.state for e in recorded if e.state is not None]),
+            )
         )
-        for part in (episodes[:20], episodes)
-    ]
     model, _, extras = load_checkpoint(MODEL)
     assert not extras.assumed
     mean, std = (np.float32(values) for values in (extras.action.mean, extras.action.std))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from jepa_edge.errors import MissingDependencyError
+from jepa_edge.export.centering import center_gelus
 from jepa_edge.export.int8 import make_int8
 from jepa_edge.export.onnx_graph import (
     fold_scales_into_norms,
@@ -157,6 +159,33 @@ def test_smoothing_folds_into_the_norms(
     assert _relative_error(expected, _outputs(model, feeds["encoder"])) < 0.02
 
 
+@pytest.mark.parametrize("part", ["encoder", "predictor"])
+def test_centered_gelus_compute_the_same(
+    export_onnx: dict[str, Any], feeds: Feeds, part: str
+) -> None:
+    before = export_onnx[part].SerializeToString()
+    model = center_gelus(export_onnx[part], feeds[part])
+    onnx.checker.check_model(model, full_check=True)
+    assert export_onnx[part].SerializeToString() == before
+    assert layer_names(model) == layer_names(export_onnx[part])
+    expected = _outputs(export_onnx[part], feeds[part])
+    np.testing.assert_allclose(_outputs(model, feeds[part]), expected, atol=2e-5)
+    subtracted = {n.name for n in model.graph.node if n.name.endswith(".center")}
+    assert subtracted == {"blocks.0.fc2.center", "blocks.1.fc2.center", "head.fc2.center"}
+    # What these layers read now reaches as far below zero as above it.
+    (name,) = [n.output[0] for n in model.graph.node if n.name == "blocks.0.fc2.center"]
+    model.graph.output.insert(0, helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    rows = _outputs(model, feeds[part]).reshape(-1, _width(model, "blocks.0.fc2"))
+    np.testing.assert_allclose(rows.max(axis=0), -rows.min(axis=0), atol=1e-4)
+
+
+def _width(model: Any, layer: str) -> int:
+    """Inputs of a layer."""
+    (node,) = [node for node in model.graph.node if node.name == layer]
+    (weight,) = [t for t in model.graph.initializer if t.name == node.input[1]]
+    return int(weight.dims[0])
+
+
 def test_nncf_sends_no_telemetry(quantized: Callable[[Quantizer, str], Any]) -> None:
     quantized(Quantizer.NNCF, "predictor")
     from nncf.telemetry.wrapper import NNCFTelemetryStub, telemetry
@@ -285,7 +314,5 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("broken", "message"), BROKEN.values(), ids=BROKEN)
 def test_the_profile_refuses(broken: dict[str, Any], message: str) -> None:
-    import re
-
     problems = profile_violations(_layer(**broken))
     assert any(re.search(message, problem) for problem in problems), problems

@@ -194,21 +194,22 @@ def spread_section(reports: Sequence[SpreadReport]) -> Section:
     _layout(growth, "steps ahead", "root mean square, latent units", height=360)
     growth.update_xaxes(dtick=1)
     _layout(curve, "share of windows kept, least spread first", "mean error of those", height=360)
-    header = ["Spearman of spread and error", "overall", *(f"{h} steps" for h in horizons), "AURC"]
+    labels = ["all horizons together", *(f"{h} step{'s' if h > 1 else ''} ahead" for h in horizons)]
+    columns = [(report.overall, *report.per_horizon) for report in reports]
     rows = [
-        [
-            f"{report.name} ({report.samples} samples)",
-            *(
-                f"{c.value:.2f} [{c.low:.2f}, {c.high:.2f}]"
-                for c in (report.overall, *report.per_horizon)
-            ),
-            f"{report.aurc:.4g}",
-        ]
-        for report in reports
+        [label, *(f"{c.value:.2f} [{c.low:.2f}, {c.high:.2f}]" for c in cells)]
+        for label, *cells in zip(labels, *columns, strict=True)
     ]
-    blank = [""] * (1 + len(horizons))
-    rows.append(["random", *blank, f"{first.aurc_random:.4g}"])
-    rows.append(["oracle", *blank, f"{first.aurc_oracle:.4g}"])
+    rows.append(
+        [
+            f"AURC (random {first.aurc_random:.3f}, oracle {first.aurc_oracle:.3f})",
+            *(f"{report.aurc:.3f}" for report in reports),
+        ]
+    )
+    header = [
+        "Spearman of spread and error",
+        *(f"{report.name}, {report.samples} samples" for report in reports),
+    ]
     return Section(
         title="Spread of sampled futures against realized error",
         paragraphs=[

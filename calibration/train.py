@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jepa_edge.errors import CalibrationError
 from jepa_edge.progress import Progress
 
 _STEPS_PER_EPOCH = 40
@@ -35,6 +37,7 @@ def train(
 
     loss: maps row numbers to the mean loss of those rows. episode: (M,), owner of each row. The
     weights with the lowest held-out loss are kept; training ends when it stops falling.
+    Raises CalibrationError when the loss is never finite.
     """
     held_out = held_out_rows(episode, seed)
     rows = torch.from_numpy(np.flatnonzero(~held_out))
@@ -43,21 +46,27 @@ def train(
     adam = _Adam(list(net.parameters()), learning_rate)
     size = max(32, len(rows) // _STEPS_PER_EPOCH)
     best, best_state, waited = float("inf"), net.state_dict(), 0
-    for epoch in range(epochs):
-        order = rows[torch.randperm(len(rows), generator=generator)]
-        for batch in torch.split(order, size):
-            net.zero_grad()
-            loss(batch).backward()  # type: ignore[no-untyped-call]
-            adam.step()
-        with torch.no_grad():
-            reached = loss(held).item()
-        waited = 0 if reached < best - _TOLERANCE else waited + 1
-        if reached < best:
-            best = reached
-            best_state = {name: value.clone() for name, value in net.state_dict().items()}
-        progress(stage, epoch + 1, epochs)
-        if waited >= _PATIENCE:
-            break
+    with _one_thread():
+        for epoch in range(epochs):
+            order = rows[torch.randperm(len(rows), generator=generator)]
+            for batch in torch.split(order, size):
+                net.zero_grad()
+                loss(batch).backward()  # type: ignore[no-untyped-call]
+                adam.step()
+            with torch.no_grad():
+                reached = loss(held).item()
+            waited = 0 if reached < best - _TOLERANCE else waited + 1
+            if reached < best:
+                best = reached
+                best_state = {name: value.clone() for name, value in net.state_dict().items()}
+            progress(stage, epoch + 1, epochs)
+            if waited >= _PATIENCE:
+                break
+    if not np.isfinite(best):
+        raise CalibrationError(
+            f"{stage}: the loss is not finite; the latents may be constant or far too large, "
+            "check the exported encoder on these recordings"
+        )
     net.load_state_dict(best_state)
     progress(stage, epochs, epochs)
     return best
@@ -68,6 +77,17 @@ def held_out_rows(episode: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     names = np.unique(episode)
     chosen = np.random.default_rng(seed).permutation(names)[: max(1, len(names) // 5)]
     return np.isin(episode, chosen)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: on layers this small, threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Adam:

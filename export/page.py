@@ -115,7 +115,7 @@ def _drift(report: ExportReport) -> Section:
             mode="lines+markers",
             line_color=_COLORS[variant.precision],
         )
-    figure.update_yaxes(type="log", exponentformat="power")
+    figure.update_yaxes(type="log", dtick=1, exponentformat="power")
     figure.update_xaxes(title="model steps ahead", dtick=1)
     told = (
         "Each variant encodes the frames itself and feeds its predictions back, as a planner "

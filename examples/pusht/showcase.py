@@ -18,7 +18,7 @@ FAULTS = (
     (FaultKind.OCCLUSION, 20, 32),
     (FaultKind.FROZEN, 52, 64),
     (FaultKind.STUCK, 84, 96),
-    (FaultKind.FRICTION, 116, 132),
+    (FaultKind.FRICTION, 112, 150),
 )
 """Fault, first step that it acts on, first step that is healthy again."""
 

@@ -14,7 +14,7 @@ OCCLUSION_SIDE = 0.45
 OCCLUSION_GRAY = 24
 """Gray level of the patch, 0 to 255: dirt or a cable close to the lens, nearly black."""
 
-GLIDE_DAMPING = 0.3
+GLIDE_DAMPING = 0.9
 """Share of its velocity that the block keeps per second on the slippery table."""
 
 NOMINAL_DAMPING = 0.0

@@ -22,7 +22,6 @@ from jepa_edge.calibration.coverage import measure_coverage, measure_reliability
 from jepa_edge.calibration.dataset import (
     EncodedEpisode,
     check_lengths,
-    check_recording,
     data_sha256,
     encode_recording,
     gather_windows,
@@ -43,15 +42,11 @@ from jepa_edge.calibration.thresholds import (
     window_energies,
     worst_scores,
 )
-from jepa_edge.calibration_file import (
-    Calibration,
-    Domain,
-    calibration_name,
-    heads_name,
-)
+from jepa_edge.calibration_file import Calibration, Domain
 from jepa_edge.channels import LONG, episode_steps
+from jepa_edge.manifest import calibration_name, heads_name
 from jepa_edge.progress import Progress, silent
-from jepa_edge.recording import Recording
+from jepa_edge.recording import Recording, check_fits
 from jepa_edge.version import __version__
 from jepa_edge.world_model import WorldModel
 
@@ -107,7 +102,7 @@ def calibrate_model(
     """Fit, conformalize and test one loaded variant. Raises as `calibrate_bundle` does."""
     clock = _Clock()
     history = model.manifest.history
-    check_recording(model, recording)
+    check_fits(recording, model.manifest.observation, model.manifest.action)
     splits = split_episodes(len(recording), options.alpha, options.seed)
     encoded = encode_recording(model, recording, progress, f"encode ({model.variant})")
     check_lengths(encoded, recording, history, options.fitted_horizon)

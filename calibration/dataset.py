@@ -74,21 +74,6 @@ def data_sha256(recording: Recording) -> str:
     return hashlib.sha256(digests.encode()).hexdigest()
 
 
-def check_recording(model: WorldModel, recording: Recording) -> None:
-    """Raise InputError when a recording's rate, color order or actions are not the model's."""
-    manifest, info = model.manifest, recording.info
-    for what, got, expected in (
-        ("numbers per action", info.action_dim, manifest.action.dim),
-        ("rate in Hz", info.rate_hz, manifest.observation.rate_hz),
-        ("color order", info.color, manifest.observation.color),
-    ):
-        if got != expected:
-            raise InputError(
-                f"{recording.path}: {what} is {got}, the model expects {expected}; "
-                "record with the settings that the model was trained at"
-            )
-
-
 def encode_recording(
     model: WorldModel, recording: Recording, progress: Progress, stage: str = "encode"
 ) -> list[EncodedEpisode]:

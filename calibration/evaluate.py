@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge.calibration.coverage import rate
-from jepa_edge.calibration.dataset import check_recording, encode_recording
+from jepa_edge.calibration.dataset import encode_recording
 from jepa_edge.calibration.records import FaultReport, FaultResult
 from jepa_edge.channels import CHANNELS
 from jepa_edge.errors import InputError
 from jepa_edge.monitor import Monitor
 from jepa_edge.progress import Progress, silent
-from jepa_edge.recording import Recording
+from jepa_edge.recording import Recording, check_fits
 from jepa_edge.world_model import WorldModel
 
 
@@ -35,7 +35,7 @@ def evaluate_faults(
     Raises InputError when a recording does not fit the model or is shorter than onset.
     """
     for recording in (nominal, *faulty.values()):
-        check_recording(model, recording)
+        check_fits(recording, model.manifest.observation, model.manifest.action)
     healthy = _scores(model, monitor, nominal, progress, "nominal")
     caution = monitor.calibration.thresholds.caution
     reject = monitor.calibration.thresholds.reject

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.errors import ExportError, InputError
-from jepa_edge.manifest import ActionSpec, ObservationSpec
+from jepa_edge.errors import ExportError
 from jepa_edge.progress import Progress, silent
 from jepa_edge.recording import Episode, Recording
 
 ROLLOUT_STEPS = 5
 """Model steps that parity rolls out."""
-
-_RATE_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,33 +58,6 @@ class ExportData:
     calibration: Windows
     tuning: Windows
     held_out: Windows
-
-
-def check_recording(recording: Recording, observation: ObservationSpec, action: ActionSpec) -> None:
-    """Raise InputError where a recording does not fit what the model sees and is told."""
-    info, where = recording.info, recording.path
-    if info.action_dim != action.dim:
-        raise InputError(
-            f"{where} has {info.action_dim} numbers per action block, the model takes "
-            f"{action.dim}; record with the model's action block"
-        )
-    if info.color != observation.color:
-        raise InputError(
-            f"{where} holds {info.color} frames, the model takes {observation.color}; "
-            "convert the recording"
-        )
-    if abs(info.rate_hz / observation.rate_hz - 1.0) > _RATE_TOLERANCE:
-        raise InputError(
-            f"{where} was recorded at {info.rate_hz:g} Hz, the model steps at "
-            f"{observation.rate_hz:g} Hz; record at the model's rate or correct rate_hz in the "
-            "checkpoint's config"
-        )
-    shape, expected = recording.load(0).frames.shape[1:], (observation.height, observation.width, 3)
-    if shape != expected:
-        raise InputError(
-            f"{where} holds frames of shape {shape}, the model takes {expected}; "
-            "resize the recording's frames"
-        )
 
 
 def split_recording(

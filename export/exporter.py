@@ -17,7 +17,7 @@ from jepa_edge.bundle import seal, staged_bundle
 from jepa_edge.errors import ExportError
 from jepa_edge.export.centering import center_encoder
 from jepa_edge.export.checkpoint import FAMILY, CheckpointExtras, load_checkpoint
-from jepa_edge.export.data import ExportData, Windows, check_recording, split_recording
+from jepa_edge.export.data import ExportData, Windows, split_recording
 from jepa_edge.export.graphs import EncoderGraph, PredictorGraph
 from jepa_edge.export.int8 import QuantizationReport, make_int8
 from jepa_edge.export.onnx_export import export_encoder, export_predictor
@@ -45,7 +45,7 @@ from jepa_edge.manifest import (
     VariantSpec,
 )
 from jepa_edge.progress import Progress, silent
-from jepa_edge.recording import Recording
+from jepa_edge.recording import Recording, check_fits
 
 REPORT_JSON = "reports/export.json"
 REPORT_HTML = "reports/export.html"
@@ -76,7 +76,7 @@ def export_bundle(
         model, config, extras = load_checkpoint(checkpoint, config=options.spec)
         progress("loading the checkpoint", 1, 1)
         recording = Recording(options.calibration_data)
-        check_recording(recording, extras.observation, extras.action)
+        check_fits(recording, extras.observation, extras.action)
         data = split_recording(
             recording,
             config.history,
@@ -139,10 +139,6 @@ def export_bundle(
         payload = msgspec.json.format(msgspec.json.encode(report), indent=2)
         Path(_place(staging, REPORT_JSON)).write_bytes(payload + b"\n")
         write_export_page(report, Path(_place(staging, REPORT_HTML)))
-        for file in staging.rglob("*"):
-            # safetensors writes files that only their owner may read; bundles are for copying
-            if file.is_file():
-                file.chmod(0o644)
         seal(
             staging,
             Manifest(

@@ -81,6 +81,10 @@ def staged_bundle(path: Path, *, base: Bundle | None = None) -> Iterator[Path]:
 
 def seal(staging: Path, manifest: Manifest) -> Manifest:
     """Hash every file below staging into the manifest, write it, and return it."""
+    for file in staging.rglob("*"):
+        if file.is_file():
+            # safetensors writes files that only their owner may read; bundles are for copying.
+            file.chmod(0o644)
     files = {
         file.relative_to(staging).as_posix(): sha256_file(file)
         for file in sorted(staging.rglob("*"))

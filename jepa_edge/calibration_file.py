@@ -12,7 +12,7 @@ from msgspec import Meta
 from jepa_edge.bundle import Bundle
 from jepa_edge.channels import CHANNELS
 from jepa_edge.errors import CalibrationError
-from jepa_edge.manifest import Sha256
+from jepa_edge.manifest import Sha256, calibration_name, heads_name
 
 CALIBRATION_VERSION = 1
 
@@ -123,16 +123,6 @@ class Calibration(_Strict, frozen=True, kw_only=True):
             f"no radius for alpha={alpha:g}, this calibration has {known}; "
             f"run `jepa-edge calibrate` with --alpha {alpha:g}"
         )
-
-
-def calibration_name(variant: str) -> str:
-    """Path of a variant's calibration inside the bundle."""
-    return f"calibration/{variant}.json"
-
-
-def heads_name(variant: str) -> str:
-    """Path of a variant's fitted heads inside the bundle."""
-    return f"calibration/{variant}.safetensors"
 
 
 def read_calibration(bundle: Bundle, variant: str) -> Calibration:

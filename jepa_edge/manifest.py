@@ -41,6 +41,21 @@ class ObservationSpec(_Strict, frozen=True, kw_only=True):
     std: tuple[float, float, float]
     rate_hz: Annotated[float, Meta(gt=0)]
 
+    def check_frames(self, frames: NDArray[np.generic]) -> None:
+        """Raise InputError unless frames is (B, height, width, 3) uint8."""
+        expected = (self.height, self.width, 3)
+        if frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[1:] == expected:
+            return
+        hint = "resize and convert the camera image first"
+        if frames.ndim == 4 and frames.shape[1] == 3:
+            hint = "the channels come first; transpose to (height, width, channel)"
+        elif np.issubdtype(frames.dtype, np.floating):
+            hint = "pass the camera's uint8 pixels; the graph scales and normalizes them itself"
+        raise InputError(
+            f"frame is {frames.dtype} with shape {frames.shape[1:]}, expected uint8 {expected} "
+            f"in {self.color} order; {hint}"
+        )
+
 
 class ActionSpec(_Strict, frozen=True, kw_only=True):
     """An action block: dim numbers = block environment steps x dim/block, flattened in time order.
@@ -142,25 +157,15 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         digests = self.files[spec.encoder.file] + self.files[spec.predictor.file]
         return hashlib.sha256(digests.encode()).hexdigest()
 
-    def check_frames(self, frames: NDArray[np.generic]) -> None:
-        """Raise InputError unless frames is (B, height, width, 3) uint8."""
-        expected = (self.observation.height, self.observation.width, 3)
-        if frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[1:] == expected:
-            return
-        hint = "resize and convert the camera image first"
-        if frames.ndim == 4 and frames.shape[1] == 3:
-            hint = "the channels come first; transpose to (height, width, channel)"
-        elif np.issubdtype(frames.dtype, np.floating):
-            hint = "pass the camera's uint8 pixels; the graph scales and normalizes them itself"
-        raise InputError(
-            f"frame is {frames.dtype} with shape {frames.shape[1:]}, expected uint8 {expected} "
-            f"in {self.observation.color} order; {hint}"
-        )
-
 
 def calibration_name(variant: str) -> str:
     """Return the path, inside the bundle, of a variant's calibration."""
     return f"calibration/{variant}.json"
+
+
+def heads_name(variant: str) -> str:
+    """Return the path, inside the bundle, of a variant's fitted heads."""
+    return f"calibration/{variant}.safetensors"
 
 
 def canonical_bytes(manifest: Manifest) -> bytes:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from jepa_edge.calibration_file import Calibration, ChannelScale, heads_name, read_calibration
+from jepa_edge.calibration_file import Calibration, ChannelScale, read_calibration
 from jepa_edge.channels import (
     BASE_CHANNELS,
     CHANNELS,
@@ -27,6 +27,7 @@ from jepa_edge.channels import (
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.flags import Level, Reason
 from jepa_edge.latent_variable import Futures, LatentVariable
+from jepa_edge.manifest import heads_name
 from jepa_edge.world_model import WorldModel
 
 

@@ -19,9 +19,10 @@ class PlannerConfig:
     """Settings of the search; the defaults are LeWorldModel's for PushT, with fewer iterations.
 
     horizon: action blocks. goal_steps: how many of the last predicted latents are held against the
-    goal; 1 is upstream's energy, more make a plan get there early and stay. candidates, elites, iterations: of the cross-entropy method. init_std:
-    first standard deviation, in units of the training actions' own. clip: hold candidates within
-    the manifest's action limits (upstream does not).
+    goal; 1 is upstream's energy, more make a plan get there early and stay. candidates, elites,
+    iterations: of the cross-entropy method. init_std: first standard deviation, in units of the
+    training actions' own. clip: hold candidates within the manifest's action limits (upstream
+    does not).
     """
 
     horizon: int = 5

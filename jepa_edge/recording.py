@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 
 from jepa_edge.atomic import staged_directory
 from jepa_edge.errors import InputError
+from jepa_edge.manifest import ActionSpec, ObservationSpec
 
 _INFO_NAME = "recording.json"
+_RATE_TOLERANCE = 0.01
 
 
 class RecordingInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +123,30 @@ class Recording:
                 f"{_INFO_NAME} says {self.info.action_dim}"
             )
         return episode
+
+
+def check_fits(recording: Recording, observation: ObservationSpec, action: ActionSpec) -> None:
+    """Raise InputError when a recording's color, actions, rate or frames are not the model's."""
+    info, where = recording.info, recording.path
+    if info.action_dim != action.dim:
+        raise InputError(
+            f"{where} has {info.action_dim} numbers per action block, the model takes "
+            f"{action.dim}; record with the model's action block"
+        )
+    if info.color != observation.color:
+        raise InputError(
+            f"{where} holds {info.color} frames, the model takes {observation.color}; "
+            "convert the recording"
+        )
+    if not math.isclose(info.rate_hz, observation.rate_hz, rel_tol=_RATE_TOLERANCE):
+        raise InputError(
+            f"{where} was recorded at {info.rate_hz:g} Hz, the model steps at "
+            f"{observation.rate_hz:g} Hz; record at the model's rate"
+        )
+    try:
+        observation.check_frames(recording.load(0).frames)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 class RecordingWriter:

@@ -183,7 +183,7 @@ class Session:
         try:
             if action is not None and action.shape != (self.model.manifest.action.dim,):
                 raise InputError(f"action has shape {action.shape}")
-            self.model.manifest.check_frames(frame[None])
+            self.model.manifest.observation.check_frames(frame[None])
             latent = self.model.encode(frame[None])[0]  # type: ignore[arg-type]
         except InputError as error:
             logger.warning("frame %d not used: %s", self._seq, error)

@@ -122,7 +122,7 @@ class WorldModel:
 
         Raises InputError when the frames' shape or dtype is not the manifest's.
         """
-        self.manifest.check_frames(frames)
+        self.manifest.observation.check_frames(frames)
         return self._encoder({"frames": frames})
 
     def predict(

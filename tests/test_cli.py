@@ -139,7 +139,7 @@ def test_bad_recordings_are_refused_in_one_line(
     _refused(attempt(actions=good["actions"][:, :2].copy()), "action")
     info = json.loads((runs / "recording.json").read_text())
     (runs / "recording.json").write_text(json.dumps({**info, "color": "bgr"}))
-    _refused(attempt(), "bgr", "rgb")
+    _refused(attempt(), "holds bgr frames", "rgb")
 
 
 def test_an_alpha_that_the_data_cannot_support_is_refused(

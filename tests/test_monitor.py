@@ -20,13 +20,12 @@ from jepa_edge.calibration_file import (
     Domain,
     Radius,
     Thresholds,
-    calibration_name,
-    heads_name,
 )
 from jepa_edge.channels import CHANNELS, LONG, Observer, Whitener, first_step
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.flags import Level, Reason
 from jepa_edge.latent_variable import LatentVariable
+from jepa_edge.manifest import calibration_name, heads_name
 from jepa_edge.mlp import MLP
 from jepa_edge.monitor import Monitor
 from jepa_edge.world_model import WorldModel

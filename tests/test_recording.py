@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from jepa_edge.errors import InputError
-from jepa_edge.recording import Episode, Recording, RecordingInfo, RecordingWriter
+from jepa_edge.manifest import ActionSpec, ObservationSpec
+from jepa_edge.recording import Episode, Recording, RecordingInfo, RecordingWriter, check_fits
 
 INFO = RecordingInfo(rate_hz=5.0, action_dim=4)
 
@@ -96,3 +98,24 @@ def test_a_directory_that_is_no_recording_says_so(tmp_path: Path) -> None:
     (tmp_path / "recording.json").write_text('{"rate_hz": "fast"}')
     with pytest.raises(InputError, match="does not fit"):
         Recording(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("info", "size", "dim", "message"),
+    [
+        ({}, 16, 4, r"uint8 with shape \(8, 8, 3\), expected uint8 \(16, 16, 3\)"),
+        ({"color": "bgr"}, 8, 4, "holds bgr frames, the model takes rgb"),
+        ({"rate_hz": 10.0}, 8, 4, "recorded at 10 Hz, the model steps at 5 Hz"),
+        ({}, 8, 6, "4 numbers per action block, the model takes 6"),
+    ],
+)
+def test_a_recording_that_does_not_fit_the_model_is_refused(
+    tmp_path: Path, info: dict[str, Any], size: int, dim: int, message: str
+) -> None:
+    changed = RecordingInfo(**{"rate_hz": 5.0, "action_dim": 4, **info})
+    with RecordingWriter(tmp_path / "runs", changed) as writer:
+        writer.add(_episode())
+    seen = ObservationSpec(height=size, width=size, mean=(0.5,) * 3, std=(0.5,) * 3, rate_hz=5.0)
+    action = ActionSpec(dim=dim, block=2, mean=(0.0,) * dim, std=(1.0,) * dim)
+    with pytest.raises(InputError, match=message):
+        check_fits(Recording(tmp_path / "runs"), seen, action)

@@ -32,7 +32,7 @@ class BagSource:
         with self._open() as reader:
             self._image_topic = _pick(reader, path, IMAGE, image_topic, "--image-topic")
             self._action_topic = _pick(reader, path, ACTION, action_topic, "--action-topic")
-        manifest.check_frames(next(iter(self)).frame[None])
+        manifest.observation.check_frames(next(iter(self)).frame[None])
 
     def _open(self) -> Any:
         from rosbags.rosbag2 import Reader, ReaderError

@@ -43,7 +43,7 @@ class SimulationSource:
             size=manifest.observation.height,
             block=manifest.action.block,
         )
-        manifest.check_frames(self.sim.frame[None])
+        manifest.observation.check_frames(self.sim.frame[None])
         if self.sim.action_dim != manifest.action.dim:
             raise InputError(
                 f"{name} takes {self.sim.action_dim} numbers per block, "

@@ -197,8 +197,11 @@ def test_short_episodes_are_refused(linear_bundle: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("info", "match"),
     [
-        (RecordingInfo(rate_hz=10.0, action_dim=ACTION), "rate in Hz is 10.0, the model expects 5"),
-        (RecordingInfo(rate_hz=5.0, color="bgr", action_dim=ACTION), "color order is bgr"),
+        (
+            RecordingInfo(rate_hz=10.0, action_dim=ACTION),
+            "recorded at 10 Hz, the model steps at 5 Hz",
+        ),
+        (RecordingInfo(rate_hz=5.0, color="bgr", action_dim=ACTION), "holds bgr frames"),
     ],
 )
 def test_a_recording_of_another_kind_is_refused(

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jepa_edge.errors import ExportError, InputError
-from jepa_edge.export.data import ROLLOUT_STEPS, check_recording, split_recording
-from jepa_edge.manifest import ActionSpec, ObservationSpec
+from jepa_edge.errors import ExportError
+from jepa_edge.export.data import ROLLOUT_STEPS, split_recording
 from jepa_edge.recording import Episode, Recording, RecordingInfo, RecordingWriter
 
 
@@ -84,29 +83,3 @@ def test_too_little_is_refused(tmp_path: Path, lengths: list[int]) -> None:
     recording = _record(tmp_path / "runs", lengths)
     with pytest.raises(ExportError, match="of 7 actions or more, expected at least 2"):
         split_recording(recording, 3, calibration=8, tuning=8, held_out=8, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("info", "size", "message"),
-    [
-        ({"action_dim": 4}, 16, r"frames of shape \(8, 8, 3\), the model takes \(16, 16, 3\)"),
-        ({"color": "bgr"}, 8, "holds bgr frames, the model takes rgb"),
-        ({"rate_hz": 10.0}, 8, "recorded at 10 Hz, the model steps at 5 Hz"),
-    ],
-)
-def test_a_recording_that_does_not_fit_is_refused(
-    tmp_path: Path, info: dict[str, object], size: int, message: str
-) -> None:
-    recording = _record(tmp_path / "runs", [12, 12], **info)
-    seen = ObservationSpec(height=size, width=size, mean=(0.5,) * 3, std=(0.5,) * 3, rate_hz=5.0)
-    action = ActionSpec(dim=4, block=2, mean=(0.0,) * 4, std=(1.0,) * 4)
-    with pytest.raises(InputError, match=message):
-        check_recording(recording, seen, action)
-
-
-def test_actions_of_another_size_are_refused(tmp_path: Path) -> None:
-    recording = _record(tmp_path / "runs", [12, 12])
-    seen = ObservationSpec(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3, rate_hz=5.0)
-    action = ActionSpec(dim=6, block=2, mean=(0.0,) * 6, std=(1.0,) * 6)
-    with pytest.raises(InputError, match="4 numbers per action block, the model takes 6"):
-        check_recording(recording, seen, action)

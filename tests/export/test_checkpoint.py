@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,7 +303,9 @@ def test_refusal_shows_a_conversion_that_works(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds pickled Python objects") as refusal:
         load_checkpoint(path)
     command = str(refusal.value).split("that made it: ", 1)[1].rsplit(", then export", 1)[0]
-    subprocess.run(command, shell=True, check=True)
+    # `python` is whatever runs this test, also where its environment is not activated.
+    path_here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(command, shell=True, check=True, env={**os.environ, "PATH": path_here})
     state = torch.load(tmp_path / "lewm_weight.ckpt", weights_only=True)
     assert sorted(state) == ["0.bias", "0.weight"]
     with pytest.raises(CheckpointError, match=r"export lewm_weight\.ckpt beside it"):

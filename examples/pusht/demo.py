@@ -15,13 +15,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from demo_report import DemoResults, summarize, write_demo_report
-from mc_dropout import mc_dropout_sampler
 from numpy.typing import NDArray
-from planning import compare
-from showcase import run_showcase
-from views import energy_landscape, future_view
 
+from demo_report import DemoResults, summarize, write_demo_report
 from jepa_edge.calibration.calibrate import calibrate_bundle
 from jepa_edge.calibration.dataset import encode_recording, make_windows
 from jepa_edge.calibration.evaluate import evaluate_faults
@@ -36,6 +32,10 @@ from jepa_edge.progress import Progress
 from jepa_edge.recording import Recording
 from jepa_edge.sim import FaultKind, record_pusht
 from jepa_edge.world_model import WorldModel
+from mc_dropout import mc_dropout_sampler
+from planning import compare
+from showcase import run_showcase
+from views import energy_landscape, future_view
 
 MODEL = Path(__file__).parent / "model"
 STEPS = 40
@@ -164,9 +164,10 @@ def _latent_sampler(monitor: Monitor):  # type: ignore[no-untyped-def]
 
 def print_summary(results: DemoResults, out: Path) -> None:
     """Print the key figures as a table."""
-    from demo_report import summary_rows
     from rich.console import Console
     from rich.table import Table
+
+    from demo_report import summary_rows
 
     table = Table(title="JEPA Edge on PushT", show_header=False)
     table.add_column(min_width=44)

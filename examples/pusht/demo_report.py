@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import bars, futures_map, landscape, png, strip, timeline
-from planning import BUDGET, Outcome, Task
-from showcase import FAULTS, Showcase
-from views import FutureView, Landscape
 
+from figures import bars, futures_map, landscape, png, strip, timeline
 from jepa_edge.calibration.page import percent, reliability_section, spread_section
 from jepa_edge.calibration.records import FaultReport, Rate, SpreadReport, VariantReport
 from jepa_edge.export.options import ExportReport
 from jepa_edge.report import Section, Table, write_page
 from jepa_edge.version import __version__
+from planning import BUDGET, Outcome, Task
+from showcase import FAULTS, Showcase
+from views import FutureView, Landscape
 
 
 @dataclass(slots=True, kw_only=True)

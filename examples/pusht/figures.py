@@ -12,9 +12,9 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
-from showcase import FAULTS, Showcase
 
 from jepa_edge.flags import Level
+from showcase import FAULTS, Showcase
 
 LEVEL_COLORS = {
     Level.UNKNOWN: "#9aa5b1",

@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluate import HORIZONS, evaluate
-from losses import InverseDynamics, SIGReg, prediction_loss
 from numpy.typing import NDArray
 from torch import Tensor
 
 from data import PIXEL_MEAN, PIXEL_STD, Runs, load_runs, normalize_frames, sample_windows
+from evaluate import HORIZONS, evaluate
 from jepa_edge.export.checkpoint import save_checkpoint
 from jepa_edge.export.families.lewm import LeWM, LeWMConfig
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 from jepa_edge.sim.pusht import ENV_RATE_HZ, WORKSPACE
+from losses import InverseDynamics, SIGReg, prediction_loss
 
 log = logging.getLogger("pusht")
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from planning import Task
 
 from jepa_edge.calibration.dataset import EncodedEpisode
 from jepa_edge.monitor import Monitor
 from jepa_edge.planner import goal_energy
 from jepa_edge.recording import Recording
 from jepa_edge.world_model import WorldModel
+from planning import Task
 
 HORIZON = 5
 _GRID = 33

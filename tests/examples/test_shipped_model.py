@@ -28,9 +28,8 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXAMPLE))
-        from evaluate import evaluate
-
         from data import Runs
+        from evaluate import evaluate
 
         for name in ("data", "evaluate"):
             sys.modules.pop(name)

@@ -75,12 +75,15 @@ class Update:
 class SessionConfig:
     """Limits of the loop. Times in seconds; periods are 1 / rate of the model's training data.
 
-    max_age_s: an older frame is stale; None stands for 1.5 periods. max_gap_periods: a longer gap
-    between stamps, or a step back, is a clock jump. fall_after: calmer frames before the level
-    falls. horizon, samples, seed: futures drawn per frame; samples 0 switches them off.
+    max_age_s: an older frame is stale; None stands for 1.5 periods. min_gap_periods,
+    max_gap_periods: stamps nearer together or farther apart than this, or a step back, are a clock
+    jump. fall_after: calmer frames before the level falls. horizon, samples, seed: futures drawn
+    per frame; samples 0 switches them off.
+    Raises InputError when a number is out of range.
     """
 
     max_age_s: float | None = None
+    min_gap_periods: float = 0.5
     max_gap_periods: float = 1.75
     fall_after: int = 3
     horizon: int = 5
@@ -88,11 +91,18 @@ class SessionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.horizon < 1 or self.samples < 0 or self.fall_after < 1:
-            raise InputError(
-                f"horizon {self.horizon}, samples {self.samples}, fall_after {self.fall_after}: "
-                "expected at least 1, 0 and 1"
-            )
+        checks = (
+            ("max_age_s", self.max_age_s is None or 0.0 < self.max_age_s < math.inf, "above 0"),
+            ("min_gap_periods", 0.0 <= self.min_gap_periods < 1.0, "0 to below 1"),
+            ("max_gap_periods", 1.0 < self.max_gap_periods < math.inf, "above 1"),
+            ("fall_after", self.fall_after >= 1, "1 or more"),
+            ("horizon", 1 <= self.horizon <= 100, "1 to 100"),
+            ("samples", self.samples == 0 or self.samples >= 2, "0, or 2 or more"),
+            ("seed", 0 <= self.seed < 2**63, "0 to 2^63 - 1"),
+        )
+        for name, good, expected in checks:
+            if not good:
+                raise InputError(f"{name} is {getattr(self, name)}, expected {expected}")
 
 
 class Session:
@@ -116,7 +126,8 @@ class Session:
         self.config = config or SessionConfig()
         self._clock = clock
         self._period_s = 1.0 / model.manifest.observation.rate_hz
-        self._max_age_s = self.config.max_age_s or 1.5 * self._period_s
+        age_s = self.config.max_age_s
+        self._max_age_s = 1.5 * self._period_s if age_s is None else age_s
         self._hysteresis = Hysteresis(fall_after=self.config.fall_after)
         self._latents: deque[NDArray[np.float32]] = deque(maxlen=model.manifest.history)
         self._actions: deque[NDArray[np.float32]] = deque(maxlen=model.manifest.history - 1)
@@ -136,13 +147,21 @@ class Session:
         if latent is None:
             self._forget()
             return Update(flag=self._flag(observation.stamp_s, start, reason, None))
-        action = observation.action if self._latents else None
-        if action is None and self._latents:
-            # Without the commanded action nothing that follows can be compared.
-            self._forget()
-            reason |= Reason.INPUT_MISMATCH
+        action = None
+        if self._latents:
+            if observation.action is None:
+                # Without the commanded action nothing that follows can be compared.
+                self._forget()
+                reason |= Reason.INPUT_MISMATCH
+            else:
+                action = observation.action.astype(np.float32)
         scores = self._remember(latent, action)
-        futures = self._imagine(observation)
+        if scores is not None and not math.isfinite(scores.score):
+            self._forget()
+            return Update(
+                flag=self._flag(observation.stamp_s, start, reason | Reason.NON_FINITE, None)
+            )
+        futures = self._imagine(observation.planned)
         flag = self._flag(observation.stamp_s, start, reason, scores)
         return Update(flag=flag, embedding=latent, futures=futures)
 
@@ -154,53 +173,70 @@ class Session:
         return self._flag(self._clock(), time.perf_counter(), Reason.STALE, None)
 
     def _check_time(self, stamp_s: float) -> Reason:
-        reason = Reason(0)
-        if not math.isfinite(stamp_s):
+        if not isinstance(stamp_s, (int, float)) or not math.isfinite(stamp_s):
             return Reason.CLOCK_JUMP
-        gap_s = stamp_s - self._last_stamp_s
-        if gap_s <= 0.0 or (
-            math.isfinite(self._last_stamp_s)
-            and gap_s > self.config.max_gap_periods * self._period_s
-        ):
+        age_s = self._age_s(stamp_s)
+        if age_s < -self._period_s:
+            # A stamp from the future is not kept: it would blind the watchdog until then.
+            return Reason.CLOCK_JUMP
+        reason = Reason(0)
+        gap_periods = (stamp_s - self._last_stamp_s) / self._period_s
+        lowest, highest = self.config.min_gap_periods, self.config.max_gap_periods
+        first = not math.isfinite(self._last_stamp_s)
+        if not first and not max(lowest, 1e-9) <= gap_periods <= highest:
             reason |= Reason.CLOCK_JUMP
         self._last_stamp_s = stamp_s
-        age_s = self._age_s(stamp_s)
         if age_s > self._max_age_s:
             reason |= Reason.STALE
-        elif age_s < -self._period_s:
-            reason |= Reason.CLOCK_JUMP
         return reason
 
     def _age_s(self, stamp_s: float) -> float:
         return 0.0 if self._clock is None else self._clock() - stamp_s
 
     def _encode(self, observation: Observation) -> tuple[NDArray[np.float32] | None, Reason]:
-        frame, action = observation.frame, observation.action
-        if np.issubdtype(frame.dtype, np.floating) and not np.isfinite(frame).all():
-            return None, Reason.NON_FINITE
-        if action is not None and not np.isfinite(action).all():
-            return None, Reason.NON_FINITE
         try:
-            if action is not None and action.shape != (self.model.manifest.action.dim,):
-                raise InputError(f"action has shape {action.shape}")
+            self._check_action(observation.action)
+            frame = _numeric(observation.frame, "frame")
+            if not np.isfinite(frame).all():
+                return None, Reason.NON_FINITE
             self.model.manifest.observation.check_frames(frame[None])
-            latent = self.model.encode(frame[None])[0]  # type: ignore[arg-type]
         except InputError as error:
             logger.warning("frame %d not used: %s", self._seq, error)
             return None, Reason.INPUT_MISMATCH
+        action = observation.action
+        if action is not None and not _finite_float32(action):
+            return None, Reason.NON_FINITE
+        latent = self.model.encode(np.ascontiguousarray(frame[None], np.uint8))[0]
         if not np.isfinite(latent).all():
             return None, Reason.NON_FINITE
         return latent, Reason(0)
+
+    def _check_action(self, action: NDArray[np.float32] | None) -> None:
+        expected = (self.model.manifest.action.dim,)
+        if action is not None and _numeric(action, "action").shape != expected:
+            raise InputError(
+                f"action has shape {action.shape}, expected {expected}: one block, flattened"
+            )
 
     def _remember(
         self, latent: NDArray[np.float32], action: NDArray[np.float32] | None
     ) -> ChannelScores | None:
         self._latents.append(latent)
         if action is not None:
-            self._actions.append(np.asarray(action, np.float32))
-        return self.monitor.update(latent, action) if self.monitor is not None else None
+            self._actions.append(action)
+        if self.monitor is None:
+            return None
+        scores = self.monitor.update(latent, action)
+        longest = self.monitor.calibration.domain.steps_max
+        if self.monitor.steps == longest + 2:
+            logger.warning(
+                "the run is longer than the %d steps of the calibration's episodes; "
+                "false alarms are bounded for runs as long as those",
+                longest,
+            )
+        return scores
 
-    def _imagine(self, observation: Observation) -> Futures | None:
+    def _imagine(self, planned: NDArray[np.float32] | None) -> Futures | None:
         """Sample futures under the planned actions, or under the last action held."""
         if (
             self.monitor is None
@@ -208,15 +244,19 @@ class Session:
             or len(self._latents) < self.model.manifest.history
         ):
             return None
-        planned = observation.planned
         if planned is None:
             planned = np.repeat(self._actions[-1][None], self.config.horizon, axis=0)
-        return self.monitor.sample_futures(
+        dim = self.model.manifest.action.dim
+        if np.ndim(planned) != 2 or np.shape(planned)[1] != dim or not _finite_float32(planned):
+            logger.warning("planned actions not used: expected finite numbers (H, %d)", dim)
+            return None
+        futures = self.monitor.sample_futures(
             np.stack(self._latents),
-            np.concatenate([np.stack(self._actions), planned]),
+            np.concatenate([np.stack(self._actions), planned.astype(np.float32)]),
             self.config.samples,
             self.config.seed,
         )
+        return futures if np.isfinite(futures.latents).all() else None
 
     def _flag(
         self, stamp_s: float, start: float, reason: Reason, scores: ChannelScores | None
@@ -225,9 +265,6 @@ class Session:
             reason |= Reason.UNCALIBRATED
         elif scores is None:
             reason |= Reason.WARMING_UP
-        elif not math.isfinite(scores.score):
-            reason |= Reason.NON_FINITE
-            scores = None
         raw = Level.UNKNOWN
         if scores is not None and not reason:
             raw = scores.level
@@ -256,3 +293,18 @@ class Session:
         self._actions.clear()
         if self.monitor is not None:
             self.monitor.reset()
+
+
+def _numeric(values: object, name: str) -> NDArray[np.generic]:
+    """Return values if they are an array of real numbers. Raises InputError otherwise."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        return values
+    kind = f"array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
+    raise InputError(f"{name} is {kind}, expected a numeric numpy array")
+
+
+def _finite_float32(values: NDArray[np.generic]) -> bool:
+    """Whether values is not empty and finite even as float32."""
+    with np.errstate(over="ignore"):
+        cast = np.asarray(values).astype(np.float32)
+    return cast.size > 0 and bool(np.isfinite(cast).all())

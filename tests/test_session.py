@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jepa_edge.errors import InputError
 from jepa_edge.flags import Level
 from jepa_edge.monitor import Monitor
 from jepa_edge.recording import Episode
@@ -99,6 +100,13 @@ def test_the_same_stream_gives_the_same_flags(model: WorldModel, stream: list[Ob
         ({"frame": np.zeros((8, 8, 3), np.float32)}, "input_mismatch"),
         ({"action": np.zeros(3, np.float32)}, "input_mismatch"),
         ({"action": None}, "input_mismatch"),
+        ({"action": np.full(4, 1e300)}, "non_finite"),
+        ({"action": [1.0, 2.0, 3.0, 4.0]}, "input_mismatch"),
+        ({"action": np.array(["a"] * 4)}, "input_mismatch"),
+        ({"frame": None}, "input_mismatch"),
+        ({"frame": np.full((8, 8, 3), None)}, "input_mismatch"),
+        ({"stamp_s": None}, "clock_jump"),
+        ({"stamp_s": 1.81}, "clock_jump"),
         ({"stamp_s": -5.0}, "clock_jump"),
         ({"stamp_s": math.nan}, "clock_jump"),
         ({"stamp_s": 1e6}, "clock_jump"),
@@ -112,7 +120,7 @@ def test_bad_input_gives_unknown_with_its_reason_and_recovers(
     bad = session.step(_replace(stream[10], **change))
     assert bad.flag.level is Level.UNKNOWN
     assert reason in bad.flag.reasons
-    shift = 2e6 if reason == "clock_jump" else 0.0
+    shift = 2e6 if reason == "clock_jump" else 0.0  # a new time base
     after = _run(session, [_replace(o, stamp_s=o.stamp_s + shift) for o in stream[11:]])
     assert after[0].level is Level.UNKNOWN, "the history has to fill again"
     assert after[-1].level is not Level.UNKNOWN
@@ -169,3 +177,55 @@ def test_confidence_is_the_conformal_p_value(
     # An episode's lowest confidence is a conformal p-value: at most uniform, and not degenerate.
     assert np.mean(np.array(lowest) <= 0.5) < 0.7
     assert np.std(lowest) > 0.1
+
+
+@pytest.mark.parametrize(
+    "planned",
+    [np.zeros((0, 4), np.float32), np.zeros((5, 3), np.float32), np.full((5, 4), np.nan)],
+)
+def test_a_bad_plan_costs_the_futures_and_nothing_else(
+    session: Session, stream: list[Observation], planned: Any
+) -> None:
+    _run(session, stream[:10])
+    update = session.step(_replace(stream[10], planned=planned))
+    assert update.futures is None
+    assert update.flag.level is not Level.UNKNOWN
+
+
+def test_planned_actions_set_the_horizon(session: Session, stream: list[Observation]) -> None:
+    _run(session, stream[:10])
+    update = session.step(_replace(stream[10], planned=np.full((7, 4), 256.0, np.float32)))
+    assert update.futures is not None
+    assert update.futures.latents.shape == (8, 7, 1, 6)
+
+
+def test_a_stamp_from_the_future_does_not_blind_the_watchdog(
+    model: WorldModel, stream: list[Observation]
+) -> None:
+    now = [0.0]
+    session = Session(model, Monitor.load(model), clock=lambda: now[0])
+    session.step(stream[0])
+    now[0] = 0.2
+    assert "clock_jump" in session.step(_replace(stream[1], stamp_s=1e6)).flag.reasons
+    now[0] = 100.0
+    silent = session.poll()
+    assert silent is not None
+    assert "stale" in silent.reasons
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"samples": 1},
+        {"seed": -1},
+        {"max_age_s": math.nan},
+        {"max_age_s": 0.0},
+        {"max_gap_periods": math.nan},
+        {"min_gap_periods": -1.0},
+        {"horizon": 0},
+        {"fall_after": 0},
+    ],
+)
+def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(setting))):
+        SessionConfig(**setting)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
-import logging
 import platform
 import time
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from jepa_edge.calibration.spread import evaluate_spread, pick_windows
 from jepa_edge.calibration.thresholds import (
     alphas_with,
     channel_scores,
+    check_varied,
     fit_radii,
     fit_standardization,
     fit_thresholds,
@@ -49,8 +49,6 @@ from jepa_edge.progress import Progress, silent
 from jepa_edge.recording import Recording, check_fits
 from jepa_edge.version import __version__
 from jepa_edge.world_model import WorldModel
-
-logger = logging.getLogger(__name__)
 
 ALL = "all"
 _SPREAD_WINDOWS = 4
@@ -77,8 +75,9 @@ def calibrate_bundle(
 
     path: the bundle, which is replaced as a whole when everything is done; other variants keep
     their calibrations. data: a recording made at the model's rate.
-    Raises CalibrationError when there are too few or too short episodes, InputError when the
-    recording does not fit the model, BundleError when the bundle is damaged.
+    Raises CalibrationError when there are too few or too short episodes, before any of them is
+    encoded, or when they hardly move or differ, InputError when the recording does not fit the
+    model, BundleError when the bundle is damaged.
     """
     options = options or CalibrateOptions()
     bundle = Bundle.open(path)
@@ -104,8 +103,8 @@ def calibrate_model(
     history = model.manifest.history
     check_fits(recording, model.manifest.observation, model.manifest.action)
     splits = split_episodes(len(recording), options.alpha, options.seed)
+    check_lengths(recording, history, options.fitted_horizon)
     encoded = encode_recording(model, recording, progress, f"encode ({model.variant})")
-    check_lengths(encoded, recording, history, options.fitted_horizon)
     clock.lap("encode")
     parts = {name: [encoded[i] for i in chosen] for name, chosen in splits.items()}
     rolled_all = roll_episodes(model, encoded, history, options.fitted_horizon, progress)
@@ -124,7 +123,9 @@ def calibrate_model(
         for name in ("standardize", "conformal", "test")
     }
     scales = fit_standardization(measured["standardize"])
-    thresholds = fit_thresholds(worst_scores(measured["conformal"], scales), options.alpha)
+    nominal_scores = worst_scores(measured["conformal"], scales)
+    check_varied(scales, nominal_scores)
+    thresholds = fit_thresholds(nominal_scores, options.alpha)
     energies = {
         name: window_energies(variable, windows[name])[:, : options.horizon]
         for name in ("conformal", "test")
@@ -163,7 +164,13 @@ def calibrate_model(
     commanded, shuffled = action_use(model, windows["test"], LONG, options.seed)
     use = ActionUse(commanded=commanded, shuffled=shuffled, ratio=shuffled / max(commanded, 1e-30))
     size = int(np.prod(windows["test"].observed.shape[2:]))
-    coverage = measure_coverage(energies["test"], windows["test"].episode, radii, options.seed)
+    coverage = measure_coverage(
+        energies["test"],
+        windows["test"].episode,
+        radii,
+        conformal_episodes=len(parts["conformal"]),
+        seed=options.seed,
+    )
     clock.lap("test")
     report = VariantReport(
         calibration=calibration,
@@ -184,8 +191,6 @@ def calibrate_model(
         warnings=_warnings(use, coverage),
         seconds=clock.seconds,
     )
-    for warning in report.warnings:
-        logger.warning("%s", warning)
     return Fitted(heads=heads, report=report)
 
 
@@ -221,12 +226,14 @@ def _warnings(use: ActionUse, coverage: Sequence[Coverage]) -> tuple[str, ...]:
             f"{use.ratio:.2f} x that with the commanded ones (1.5 or more is wanted); actuator "
             "faults will be missed"
         )
-    missed = [row for row in coverage if not row.accepted]
+    missed = [row for row in coverage if not row.plausible]
     if missed:
         rows = ", ".join(f"alpha {row.alpha:g} horizon {row.horizon}" for row in missed)
         warnings.append(
-            f"held-out coverage lies outside its 99 % interval at {rows}; the episodes may not "
-            "be exchangeable (were they recorded in different conditions?)"
+            f"held-out coverage lies outside its 99 % interval at {rows}, even with the scatter "
+            f"of radii that come from {missed[0].conformal_episodes} conformal episodes (all rows "
+            "share that one draw); the episodes may not be exchangeable (were they recorded in "
+            "different conditions?)"
         )
     return tuple(warnings)
 

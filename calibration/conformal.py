@@ -93,6 +93,28 @@ def acceptance_interval(
     return int(law.ppf(tail)), int(law.isf(tail))
 
 
+def predictive_interval(
+    trials: int, conformal: int, alpha: float, confidence: float = 0.99
+) -> tuple[int, int]:
+    """Return the range of successes in `trials` fresh tests against one conformal threshold.
+
+    As `acceptance_interval`, but the threshold's own draw from `conformal` scores counts too: its
+    coverage is Beta(n + 1 - l, l) with l = floor((n + 1) alpha), so the count is beta-binomial.
+    Exact for continuous scores; a grouped threshold scatters less, and the range is then wide.
+    Raises CalibrationError when there are too few scores for a finite threshold.
+    Source: Vovk 2012; Angelopoulos & Bates 2023, section 3.2.
+    """
+    rank = conformal_rank(conformal, alpha)
+    if rank > conformal:
+        raise CalibrationError(
+            f"alpha={alpha:g} needs at least {required_episodes(alpha)} scores, got {conformal}; "
+            "record more calibration data or raise alpha"
+        )
+    tail = (1.0 - confidence) / 2.0
+    law = stats.betabinom(trials, rank, conformal + 1 - rank)
+    return int(law.ppf(tail)), int(law.isf(tail))
+
+
 def binomial_p_value(successes: int, trials: int, probability: float) -> float:
     """Return the exact two-sided p-value of a count under a given probability."""
     return float(stats.binomtest(successes, trials, probability).pvalue)

@@ -14,6 +14,7 @@ from jepa_edge.calibration.conformal import (
     clopper_pearson,
     conformal_rank,
     grouped_conformal_quantile,
+    predictive_interval,
 )
 from jepa_edge.calibration.records import Coverage, Rate, Reliability
 from jepa_edge.calibration.thresholds import by_episode
@@ -23,7 +24,9 @@ _LEVELS = (*tuple(round(0.05 * k, 2) for k in range(1, 20)), 0.975)
 
 
 def rate(count: int, trials: int) -> Rate:
-    """Return a proportion with its exact 95 % interval."""
+    """Return a proportion with its exact 95 % interval; 0 of 0 is 0, anywhere from 0 to 1."""
+    if trials == 0:
+        return Rate(count=0, trials=0, value=0.0, low=0.0, high=1.0)
     low, high = clopper_pearson(count, trials)
     return Rate(count=count, trials=trials, value=count / trials, low=low, high=high)
 
@@ -32,12 +35,14 @@ def measure_coverage(
     energies: NDArray[np.float64],
     episode: NDArray[np.int64],
     radii: Sequence[Radius],
+    conformal_episodes: int,
     seed: int,
 ) -> tuple[Coverage, ...]:
     """Count held-out windows inside the radii, one random window per episode.
 
-    energies: (W, H) of the test episodes. Windows of one episode depend on each other; one per
-    episode makes the count binomial, given the radii.
+    energies: (W, H) of the test episodes. conformal_episodes: that the radii came from. Windows of
+    one episode depend on each other; one per episode makes the count binomial, given the true
+    coverage of the radii. That one scatters around 1 - alpha from calibration to calibration.
     """
     groups = by_episode(energies, episode)
     rng = np.random.default_rng(seed)
@@ -45,6 +50,7 @@ def measure_coverage(
     rows = []
     for radius in radii:
         low, high = acceptance_interval(len(groups), 1.0 - radius.alpha)
+        least, most = predictive_interval(len(groups), conformal_episodes, radius.alpha)
         for step, limit in enumerate(radius.energies):
             inside = int(np.sum(drawn[:, step] <= limit))
             rows.append(
@@ -56,6 +62,10 @@ def measure_coverage(
                     accept_low=low / len(groups),
                     accept_high=high / len(groups),
                     accepted=low <= inside <= high,
+                    conformal_episodes=conformal_episodes,
+                    plausible_low=least / len(groups),
+                    plausible_high=most / len(groups),
+                    plausible=least <= inside <= most,
                     all_windows=float(np.mean([np.mean(g[:, step] <= limit) for g in groups])),
                 )
             )

@@ -127,16 +127,18 @@ def split_episodes(count: int, alpha: float, seed: int) -> dict[str, list[int]]:
     return splits
 
 
-def check_lengths(
-    episodes: Sequence[EncodedEpisode], recording: Recording, history: int, horizon: int
-) -> None:
-    """Raise CalibrationError when an episode is too short to hold one window."""
+def check_lengths(recording: Recording, history: int, horizon: int) -> None:
+    """Raise CalibrationError when an episode is too short to hold one window.
+
+    It reads every episode, which is quick beside encoding it. Raises InputError as reading does.
+    """
     needed = max(history - 1 + horizon, first_step(history) + LONG)
-    for episode, file in zip(episodes, recording.files, strict=True):
+    for episode, file in zip(recording, recording.files, strict=True):
         if len(episode.actions) < needed:
             raise CalibrationError(
                 f"{file} has {len(episode.actions)} actions, a window of history {history} and "
-                f"horizon {horizon} needs {needed}; drop short episodes or record longer ones"
+                f"horizon {horizon} needs {needed}; drop short episodes, record longer ones or "
+                "lower the horizon"
             )
 
 

@@ -31,17 +31,29 @@ def evaluate_faults(
 
     nominal: episodes that took no part in calibration. faulty: by name of the fault, which acts
     from step `onset` of every episode on: frame `onset` is the first that a camera fault changes.
-    Even without a fault about alpha of the episodes alarm; read detection rates beside that.
-    Raises InputError when a recording does not fit the model or is shorter than onset.
+    An episode with an alarm before onset is no detection: it is left out and counted as early.
+    Even without a fault about alpha of the episodes alarm; read detection rates beside
+    `false_alarms_after_onset`, which counts nominal episodes in the same way. Delays are over
+    detected episodes only.
+    Raises InputError when a recording does not fit the model, an episode with a fault is shorter
+    than onset, or no nominal one outlasts the monitor's warm-up.
     """
+    if onset < 0:
+        raise InputError(f"onset is {onset}, expected 0 or more; pass the fault's first frame")
     for recording in (nominal, *faulty.values()):
         check_fits(recording, model.manifest.observation, model.manifest.action)
     healthy = _scores(model, monitor, nominal, progress, "nominal")
     caution = monitor.calibration.thresholds.caution
     reject = monitor.calibration.thresholds.reject
-    worst = np.array([np.nanmax(scores) for scores in healthy])
+    watched = sum(_watched(scores) for scores in healthy)
+    if watched == 0:
+        raise InputError(
+            f"{nominal.path} has no episode that outlasts the monitor's warm-up; record longer ones"
+        )
+    worst = np.array([_worst(scores).max() for scores in healthy])
     alarms = sum(_onsets(scores, caution) for scores in healthy)
-    hours = sum(len(scores) for scores in healthy) / nominal.info.rate_hz / 3600.0
+    hours = watched / nominal.info.rate_hz / 3600.0
+    long_enough = [scores for scores in healthy if len(scores) > onset]
     results = []
     for name, recording in faulty.items():
         episodes = _scores(model, monitor, recording, progress, name)
@@ -53,6 +65,7 @@ def evaluate_faults(
         results.append(_result(name, episodes, onset, caution, reject))
     return FaultReport(
         false_alarms=rate(int(np.sum(worst > caution)), len(worst)),
+        false_alarms_after_onset=_result("none", long_enough, onset, caution, reject).detected,
         rejections=rate(int(np.sum(worst > reject)), len(worst)),
         alarms_per_hour=alarms / hours,
         nominal_by_channel=_by_channel(healthy, 0, caution),
@@ -67,19 +80,20 @@ def _result(
     caution: float,
     reject: float,
 ) -> FaultResult:
-    count = len(episodes)
-    worst = [_worst(scores) for scores in episodes]
+    early = [bool((_worst(scores)[:onset] > caution).any()) for scores in episodes]
+    fresh = [scores for scores, alarmed in zip(episodes, early, strict=True) if not alarmed]
+    worst = [_worst(scores) for scores in fresh]
     delays = [np.flatnonzero(w[onset:] > caution) for w in worst]
     first = [int(delay[0]) for delay in delays if delay.size]
     return FaultResult(
         fault=name,
         onset=onset,
-        detected=rate(len(first), count),
-        rejected=rate(sum(bool((w[onset:] > reject).any()) for w in worst), count),
-        early=rate(sum(bool((w[:onset] > caution).any()) for w in worst), count),
+        detected=rate(len(first), len(fresh)),
+        rejected=rate(sum(bool((w[onset:] > reject).any()) for w in worst), len(fresh)),
+        early=rate(sum(early), len(episodes)),
         delay_median=float(np.median(first)) if first else None,
         delay_p90=float(np.quantile(first, 0.9)) if first else None,
-        by_channel=_by_channel(episodes, onset, caution),
+        by_channel=_by_channel(fresh, onset, caution),
     )
 
 
@@ -96,6 +110,11 @@ def _worst(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.max(np.where(np.isnan(scores), -np.inf, scores), axis=1))
 
 
+def _watched(scores: NDArray[np.float64]) -> int:
+    """Number of frames that were judged, the warm-up left out."""
+    return int(np.sum(~np.isnan(scores).all(axis=1)))
+
+
 def _onsets(scores: NDArray[np.float64], caution: float) -> int:
     """Number of times that the score rises above the threshold."""
     above = _worst(scores) > caution
@@ -105,5 +124,8 @@ def _onsets(scores: NDArray[np.float64], caution: float) -> int:
 def _by_channel(
     episodes: Sequence[NDArray[np.float64]], onset: int, caution: float
 ) -> dict[str, float]:
-    alarmed = [np.any(scores[onset:] > caution, axis=0) for scores in episodes]
-    return dict(zip((c.name for c in CHANNELS), np.mean(alarmed, axis=0).tolist(), strict=True))
+    """Share of the episodes in which a channel alone alarms; 0 where there are none."""
+    alarmed = np.zeros((max(len(episodes), 1), len(CHANNELS)))
+    for row, scores in enumerate(episodes):
+        alarmed[row] = np.any(scores[onset:] > caution, axis=0)
+    return dict(zip((c.name for c in CHANNELS), alarmed.mean(axis=0).tolist(), strict=True))

@@ -25,8 +25,10 @@ class Rate(_Record, frozen=True, kw_only=True):
 class Coverage(_Record, frozen=True, kw_only=True):
     """Coverage on held-out episodes at one alpha and horizon, one random window per episode.
 
-    accept_low, accept_high: coverages inside the exact 99 % binomial interval around 1 - alpha.
-    all_windows: the same with every window, averaged per episode; smoother, not binomial.
+    accept_low, accept_high: coverages inside the exact 99 % binomial interval around 1 - alpha;
+    accepted: the measured one is. plausible_low, plausible_high, plausible: the same with the exact
+    99 % beta-binomial interval, which allows for radii that are random themselves: they come from
+    conformal_episodes, and all rows share that one draw. all_windows: the same with every window, averaged per episode; smoother, not binomial.
     """
 
     alpha: float
@@ -36,6 +38,10 @@ class Coverage(_Record, frozen=True, kw_only=True):
     accept_low: float
     accept_high: float
     accepted: bool
+    conformal_episodes: int
+    plausible_low: float
+    plausible_high: float
+    plausible: bool
     all_windows: float
 
 
@@ -119,11 +125,13 @@ class CalibrationReport(_Record, frozen=True, kw_only=True):
 
 
 class FaultResult(_Record, frozen=True, kw_only=True):
-    """How one fault was seen. Delays are in frames from its onset, over detected episodes.
+    """How one fault was seen. Delays are in frames from its onset, over detected episodes only.
 
-    detected: reached CAUTION or REJECT at or after onset; rejected: REJECT. early: were above the
-    caution threshold before onset, which is a false alarm. by_channel: share of episodes in which
-    that channel alone exceeds the caution threshold at or after onset.
+    early: of all episodes, those that were above the caution threshold before onset, which is a
+    false alarm and no detection; all else is measured on the other episodes. detected: reached
+    CAUTION or REJECT at or after onset; rejected: REJECT. by_channel: share of episodes in which
+    that channel alone exceeds the caution threshold at or after onset. Missed episodes have no
+    delay: read the delays beside the detection rate.
     """
 
     fault: str
@@ -139,12 +147,16 @@ class FaultResult(_Record, frozen=True, kw_only=True):
 class FaultReport(_Record, frozen=True, kw_only=True):
     """All faults beside what the same monitor does on nominal episodes.
 
-    false_alarms: nominal episodes that reach CAUTION. alarms_per_hour: onsets of alarm per hour of
-    nominal operation, counting a run of alarmed steps once. nominal_by_channel: share of nominal
-    episodes in which that channel alone alarms.
+    false_alarms: nominal episodes that reach CAUTION; rejections: that reach REJECT.
+    false_alarms_after_onset: those that do so at or after the step at which the faults begin,
+    counted as `FaultResult.detected` is: what detection amounts to with no fault at all.
+    alarms_per_hour: onsets of alarm per hour of nominal operation, counting a run of alarmed steps
+    once, and only time in which the monitor was past its warm-up. nominal_by_channel: share of
+    nominal episodes in which that channel alone alarms.
     """
 
     false_alarms: Rate
+    false_alarms_after_onset: Rate
     rejections: Rate
     alarms_per_hour: float
     nominal_by_channel: dict[str, float]

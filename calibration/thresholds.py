@@ -17,11 +17,21 @@ from jepa_edge.calibration.dataset import Windows
 from jepa_edge.calibration.fit_scale import transitions_of
 from jepa_edge.calibration_file import ChannelScale, Radius, Thresholds
 from jepa_edge.channels import CHANNELS, channels
+from jepa_edge.errors import CalibrationError
 from jepa_edge.latent_variable import LatentVariable
 from jepa_edge.monitor import standardization
 
 STANDARD_ALPHAS = (0.1, 0.05)
 """Radii for these are always stored, where there are episodes enough, beside the user's alpha."""
+
+_FLOOR = 1e-3
+"""Least scale of a channel, 0.1 % of an energy: one that never moves must not divide by zero."""
+
+_TIE = 1e-6
+"""Relative difference below which scores are equal but for the order of float32 sums."""
+
+_MUST_VARY = ("innovation", "motion")
+"""Channels that differ from step to step in every recording of a robot that moves."""
 
 _SCORE_ONE = 0.9
 """Share of nominal episodes whose worst step stays below score 1 in one channel and tail."""
@@ -52,6 +62,29 @@ def fit_standardization(measured: Sequence[NDArray[np.float64]]) -> tuple[Channe
             )
         )
     return tuple(scales)
+
+
+def check_varied(scales: Sequence[ChannelScale], worst: NDArray[np.float64]) -> None:
+    """Raise CalibrationError when thresholds would rest on runs in which nothing happens.
+
+    scales: from `fit_standardization`. worst: largest score of each conformal episode, (n,).
+    """
+    still = [s.name for s in scales if s.name in _MUST_VARY and s.high <= _FLOOR]
+    if still:
+        raise CalibrationError(
+            f"channel {' and '.join(still)} hardly changes in the recorded runs, expected more "
+            f"than {_FLOOR:g} between steps: the recorded runs do not move; record varied runs"
+        )
+    if not np.isfinite(worst).all():
+        raise CalibrationError(
+            f"{int(np.sum(~np.isfinite(worst)))} of {worst.size} conformal episodes have a score "
+            "that is not finite: the model's predictions overflow; check the exported predictor"
+        )
+    if np.ptp(worst) <= _TIE * max(1.0, float(np.abs(worst).max())):
+        raise CalibrationError(
+            f"all {worst.size} conformal scores tie at {worst[0]:.3g}, expected different ones: "
+            "the recorded runs repeat one another; record varied runs"
+        )
 
 
 def fit_thresholds(worst: NDArray[np.float64], alpha: float) -> Thresholds:
@@ -127,5 +160,4 @@ def worst_scores(
 
 
 def _positive(scale: float) -> float:
-    """A channel that never moves must not divide by zero; 1e-3 is 0.1 % of an energy."""
-    return max(scale, 1e-3)
+    return max(scale, _FLOOR)

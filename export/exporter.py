@@ -243,7 +243,7 @@ def _foreseen_warnings(out: Path, extras: CheckpointExtras) -> list[str]:
     if extras.assumed:
         warnings.append(
             f"the checkpoint does not say {', '.join(extras.assumed)}; the released models' "
-            "defaults stand in: pass --config with the real values"
+            "defaults stand in: pass --spec with the real values"
         )
     if any((out / "calibration").glob("*.json")):
         warnings.append(

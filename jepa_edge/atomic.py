@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -19,26 +20,35 @@ _RENAME_EXCHANGE = 2
 @contextmanager
 def staged_directory(target: Path) -> Iterator[Path]:
     """Yield an empty directory beside target; on success it takes target's place, else it goes."""
-    target = target.absolute()
+    target = target.resolve()  # a link keeps pointing at what is replaced
+    made = [path for path in (target.parent, *target.parent.parents) if not path.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield staging
         staging.chmod(0o755)
-        _sync(staging)
+        for path in [*staging.rglob("*"), staging]:
+            _sync(path)
         if target.exists():
             _exchange(staging, target)
         else:
             os.replace(staging, target)
+        _sync(target.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if not target.exists():
+            for path in made:
+                with contextlib.suppress(OSError):  # not empty: somebody else uses it
+                    path.rmdir()
 
 
-def _sync(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+def _sync(path: Path) -> None:
+    """Flush a file's content, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _exchange(first: Path, second: Path) -> None:

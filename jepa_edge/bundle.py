@@ -65,10 +65,12 @@ def staged_bundle(path: Path, *, base: Bundle | None = None) -> Iterator[Path]:
     """Yield a directory to fill; `seal` it inside, and it replaces path when the block ends.
 
     base: an opened bundle whose listed files are copied in first. On an error path is untouched.
+    Raises BundleError when path is something else than a bundle, or holds files that are not the
+    bundle's: nothing of yours is deleted.
     """
     check_name(path)
-    if path.exists() and not (path / MANIFEST_NAME).is_file():
-        raise BundleError(f"{path} exists and is not a bundle; remove it or choose another name")
+    if path.exists():
+        _check_replaceable(path)
     with staged_directory(path) as staging:
         if base is not None:
             for name in base.manifest.files:
@@ -103,6 +105,24 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _check_replaceable(path: Path) -> None:
+    try:
+        payload = (path / MANIFEST_NAME).read_bytes()
+        listed = msgspec.json.decode(payload, type=dict[str, object])
+        owned = {MANIFEST_NAME, *msgspec.convert(listed["files"], dict[str, str])}
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError, KeyError) as error:
+        raise BundleError(
+            f"{path} exists and is not a bundle; remove it or choose another name"
+        ) from error
+    present = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
+    strays = sorted(present - owned)
+    if strays:
+        raise BundleError(
+            f"{path} holds {strays[0]!r}, which is not part of the bundle and would be lost; "
+            "move it away first"
+        )
 
 
 def _verify(root: Path, name: str, expected: str) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import bisect
+import math
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -17,6 +19,9 @@ from jepa_edge.manifest import Sha256, calibration_name, heads_name
 CALIBRATION_VERSION = 1
 
 Probability = Annotated[float, Meta(gt=0.0, lt=1.0)]
+
+_ROUNDING = 1e-9
+"""Slack for products such as 20 * 0.05, which floating point puts beside the integer."""
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +39,9 @@ class ChannelScale(_Strict, frozen=True, kw_only=True):
     high: Annotated[float, Meta(gt=0.0)]
     low: Annotated[float, Meta(gt=0.0)] | None
 
+    def __post_init__(self) -> None:
+        _check_finite(self.name, (self.center, self.high, self.low or 0.0))
+
 
 class Thresholds(_Strict, frozen=True, kw_only=True):
     """Conformal thresholds on an episode's largest score.
@@ -50,6 +58,27 @@ class Thresholds(_Strict, frozen=True, kw_only=True):
     caution_alpha: Probability
     reject_alpha: Probability
     nominal: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError when these are not conformal thresholds of their own scores."""
+        if not self.nominal or any(a > b for a, b in zip(self.nominal, self.nominal[1:])):
+            raise ValueError(
+                f"nominal holds {len(self.nominal)} scores, expected one or more, ascending"
+            )
+        _check_finite("thresholds", (self.caution, self.reject, *self.nominal))
+        if self.reject < self.caution:
+            raise ValueError(f"reject is {self.reject:g}, expected caution {self.caution:g} or more")
+        for name, threshold, alpha in (
+            ("caution", self.caution, self.caution_alpha),
+            ("reject", self.reject, self.reject_alpha),
+        ):
+            above = len(self.nominal) - bisect.bisect_right(self.nominal, threshold)
+            allowed = alpha * (len(self.nominal) + 1) - 1 + _ROUNDING
+            if threshold not in self.nominal or above > allowed:
+                raise ValueError(
+                    f"{name} is {threshold:g}, expected one of the nominal scores that at most "
+                    f"{max(math.floor(allowed), 0)} of {len(self.nominal)} exceed"
+                )
 
     @property
     def episodes(self) -> int:
@@ -75,6 +104,11 @@ class Radius(_Strict, frozen=True, kw_only=True):
     alpha: Probability
     energies: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if not self.energies or min(self.energies) < 0.0:
+            raise ValueError("energies must hold one or more radii, none negative")
+        _check_finite("energies", self.energies)
+
 
 class Domain(_Strict, frozen=True, kw_only=True):
     """What the calibration episodes looked like; outside of it no guarantee holds.
@@ -87,6 +121,19 @@ class Domain(_Strict, frozen=True, kw_only=True):
     steps_max: int
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_finite("domain", (self.rate_hz, *self.action_low, *self.action_high))
+        if self.rate_hz <= 0.0 or not 1 <= self.steps_min <= self.steps_max:
+            raise ValueError(
+                f"domain has {self.rate_hz:g} Hz and {self.steps_min} to {self.steps_max} steps, "
+                "expected a positive rate and 1 or more steps, ascending"
+            )
+        if len(self.action_low) != len(self.action_high):
+            raise ValueError(
+                f"action_low has {len(self.action_low)} numbers and action_high "
+                f"{len(self.action_high)}, expected as many"
+            )
 
 
 class Calibration(_Strict, frozen=True, kw_only=True):
@@ -112,6 +159,18 @@ class Calibration(_Strict, frozen=True, kw_only=True):
     domain: Domain
     created_utc: str
     tools: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if self.schema_version != CALIBRATION_VERSION:
+            raise ValueError(
+                f"schema_version is {self.schema_version}, this jepa-edge reads "
+                f"{CALIBRATION_VERSION}"
+            )
+        if len({len(radius.energies) for radius in self.radii}) != 1:
+            raise ValueError(
+                f"radii has {[len(radius.energies) for radius in self.radii]} steps per alpha, "
+                "expected one alpha or more, all with as many steps"
+            )
 
     def radius(self, alpha: float) -> Radius:
         """Return the radii for one alpha. Raises CalibrationError when it was not calibrated."""
@@ -163,3 +222,8 @@ def read_calibration(bundle: Bundle, variant: str) -> Calibration:
             f"{', '.join(c.name for c in CHANNELS)}; run `jepa-edge calibrate` again"
         )
     return calibration
+
+
+def _check_finite(name: str, numbers: Iterable[float]) -> None:
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"{name} holds NaN or infinity, expected finite numbers")

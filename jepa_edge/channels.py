@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jepa_edge.flags import Reason
 from jepa_edge.latent_variable import LatentVariable, Predictor, Transitions
-from jepa_edge.mlp import MLP
+from jepa_edge.mlp import MLP, require
 
 LONG = 4
 """Steps of the longer prediction that is compared with what came."""
@@ -80,6 +80,11 @@ class Whitener:
         """Squared distance per dimension of values (B, D): (B,), about 1 on average."""
         white = (values - self.mean) @ self.whiten
         return np.asarray(np.mean(white**2, axis=1), np.float32)
+
+    def check(self, name: str, dim: int) -> None:
+        """Raise ValueError unless both arrays are float32, finite, and of dimension D = dim."""
+        require(f"{name}.mean", self.mean, (dim,))
+        require(f"{name}.whiten", self.whiten, (dim, dim))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +162,19 @@ class Observer:
         commanded = (steps.action - self.action_mean) / self.action_std
         told = self.inverse(inverse_features(steps.before, steps.previous, steps.observed))
         return np.asarray(commanded - told, np.float32)
+
+    def check(self, dim: int, action: int) -> None:
+        """Raise ValueError unless all arrays fit latents (N, D) and actions (A,), for any N.
+
+        dim: D. action: A. The heads work per token or on the token mean: none depends on N.
+        """
+        self.latent_variable.check(dim, action)
+        self.latent.check("latent", dim)
+        self.motion.check("motion", dim)
+        self.inverse.check("inverse", 3 * dim, action)
+        require("action_mean", self.action_mean, (action,))
+        require("action_std", self.action_std, (action,), positive=True)
+        self.action_whiten.check("action", action)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Name every array for storage, those of the latent variable among them."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from jepa_edge.bundle import Bundle
+from jepa_edge.errors import BundleError
 
 GOLDEN_NAME = "golden/golden.safetensors"
 
@@ -30,8 +32,31 @@ class Golden:
 
     @classmethod
     def read(cls, bundle: Bundle) -> Golden:
-        """Read a bundle's golden data. Raises BundleError when it has none."""
-        return cls(**load_file(bundle.file(GOLDEN_NAME)))
+        """Read a bundle's golden data. Raises BundleError when it has none or it does not fit."""
+        path = bundle.file(GOLDEN_NAME)
+        manifest = bundle.manifest
+        seen, latent = manifest.observation, (manifest.latent.tokens, manifest.latent.dim)
+        expected = {
+            "frames": (np.uint8, (seen.height, seen.width, 3)),
+            "latents": (np.float32, latent),
+            "history": (np.float32, (manifest.history, *latent)),
+            "actions": (np.float32, (manifest.history, manifest.action.dim)),
+            "predictions": (np.float32, latent),
+        }
+        try:
+            arrays = load_file(path)
+            for name, (dtype, shape) in expected.items():
+                array = arrays[name]
+                if array.dtype != dtype or array.shape[1:] != shape or len(array) < 2:
+                    raise BundleError(
+                        f"{path}: {name} is {array.dtype} {array.shape}, expected two or more of "
+                        f"{np.dtype(dtype)} {shape}; export the bundle again"
+                    )
+            return cls(**arrays)
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise BundleError(
+                f"{path} is no golden data ({error}); export the bundle again"
+            ) from error
 
     def write(self, path: str) -> None:
         """Store as safetensors."""

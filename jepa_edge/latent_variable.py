@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from jepa_edge import _core
 from jepa_edge.errors import InputError
-from jepa_edge.mlp import MLP
+from jepa_edge.mlp import MLP, require
 
 _LOG_LIMIT = 3.0
 """The head may move a log variance this far from its average over the fitting data."""
@@ -238,6 +238,26 @@ class LatentVariable:
         variance, factor = self.gaussian(transitions)
         noise = _core.sample(np.ascontiguousarray(variance), np.ascontiguousarray(factor), tiled)
         return np.asarray(noise, np.float32).reshape(rows, tokens, dim)
+
+    def check(self, dim: int, action: int) -> None:
+        """Raise ValueError unless all arrays fit latents (N, D) and actions (A,), for any N.
+
+        dim: D. action: A.
+        """
+        horizon = len(self.base) if self.base.ndim else 0
+        rank = self.factor.shape[-1] if self.factor.ndim else 0
+        members = self.mean_heads.weights[0].shape[:1] if self.mean_heads.weights else ()
+        if horizon < 1 or not 1 <= rank <= _core.MAX_RANK or members < (2,):
+            raise ValueError(
+                f"{horizon} steps, rank {rank} and {members[0] if members else 0} mean heads; "
+                f"expected 1 or more, 1 to {_core.MAX_RANK} and 2 or more"
+            )
+        require("base", self.base, (horizon, dim), positive=True)
+        require("factor", self.factor, (dim, rank))
+        require("gain", self.gain, (horizon,))
+        inputs = 2 * dim + action + horizon
+        self.scale_head.check("scale_head", inputs, dim + rank)
+        self.mean_heads.check("mean_heads", inputs, dim, members)
 
     def _index(self, step: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.minimum(step, self.horizon) - 1

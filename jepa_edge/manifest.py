@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -19,8 +19,10 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 REFERENCE_VARIANT = "fp32"
 
-Positive = Annotated[int, Meta(gt=0)]
+Positive = Annotated[int, Meta(gt=0, le=1_000_000)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+# A variant names files; nothing that could lead out of the bundle.
+VariantName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,32}$")]
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,10 +38,10 @@ class ObservationSpec(_Strict, frozen=True, kw_only=True):
 
     height: Positive
     width: Positive
-    color: str = "rgb"
+    color: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    rate_hz: Annotated[float, Meta(gt=0)]
+    rate_hz: Annotated[float, Meta(gt=0, le=10_000)]
 
     def check_frames(self, frames: NDArray[np.generic]) -> None:
         """Raise InputError unless frames is (B, height, width, 3) uint8."""
@@ -78,6 +80,8 @@ class ActionSpec(_Strict, frozen=True, kw_only=True):
             values = getattr(self, name)
             if len(values) != self.dim and not (name in ("low", "high") and not values):
                 raise ValueError(f"action.{name} has {len(values)} numbers, expected {self.dim}")
+        if any(low >= high for low, high in zip(self.low, self.high, strict=False)):
+            raise ValueError("action.low must lie below action.high everywhere")
         if self.dim % self.block:
             raise ValueError(f"action.dim {self.dim} is not a multiple of the block {self.block}")
 
@@ -146,7 +150,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     action: ActionSpec
     latent: LatentSpec
     history: Positive
-    variants: dict[str, VariantSpec]
+    variants: dict[VariantName, VariantSpec]
     provenance: Provenance
     files: dict[str, Sha256]
     sha256: str = ""
@@ -195,6 +199,8 @@ def parse_manifest(payload: bytes, where: str) -> Manifest:
         ) from error
     for path in manifest.files:
         _check_inside(path, where)
+    if REFERENCE_VARIANT not in manifest.variants:
+        raise BundleError(f"{where} has no variant {REFERENCE_VARIANT!r}; export the bundle again")
     for variant in manifest.variants.values():
         for graph in (variant.encoder, variant.predictor):
             if graph.file not in manifest.files:

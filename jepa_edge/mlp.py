@@ -41,6 +41,22 @@ class MLP:
         scaled = (inputs - self.center) / self.scale
         return np.asarray(np.clip(scaled, -_INPUT_LIMIT, _INPUT_LIMIT), np.float32)
 
+    def check(self, name: str, inputs: int, outputs: int, heads: tuple[int, ...] = ()) -> None:
+        """Raise ValueError unless this maps I = inputs to O = outputs with float32 arrays.
+
+        name: of the head, for the message. heads: (K,) for K heads, () for one.
+        """
+        if not self.weights:
+            raise ValueError(f"{name} has no layers, expected one or more")
+        require(f"{name}.center", self.center, (inputs,))
+        require(f"{name}.scale", self.scale, (inputs,), positive=True)
+        width, last = inputs, len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            out = weight.shape[-1] if weight.ndim and layer < last else outputs
+            require(f"{name}.{layer}.weight", weight, (*heads, width, out))
+            require(f"{name}.{layer}.bias", bias, (*heads, 1, out) if heads else (out,))
+            width = out
+
     def to_arrays(self, prefix: str) -> dict[str, NDArray[np.float32]]:
         """Name the arrays `prefix.center`, `prefix.0.weight`, ... for storage."""
         arrays = {f"{prefix}.center": self.center, f"{prefix}.scale": self.scale}
@@ -59,3 +75,16 @@ class MLP:
             weights=tuple(arrays[f"{prefix}.{layer}.weight"] for layer in range(layers)),
             biases=tuple(arrays[f"{prefix}.{layer}.bias"] for layer in range(layers)),
         )
+
+
+def require(
+    name: str, array: NDArray[np.float32], shape: tuple[int, ...], positive: bool = False
+) -> None:
+    """Raise ValueError unless a stored array is float32 of this shape, finite, maybe positive."""
+    if array.dtype != np.float32 or array.shape != shape:
+        raise ValueError(
+            f"{name} is {array.dtype} with shape {array.shape}, expected float32 with {shape}"
+        )
+    if not np.isfinite(array).all() or (positive and not (array > 0.0).all()):
+        kind = "positive and finite" if positive else "finite"
+        raise ValueError(f"{name} holds numbers that are not {kind}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from jepa_edge.calibration_file import Calibration, ChannelScale, read_calibration
 from jepa_edge.channels import (
@@ -80,17 +80,31 @@ class Monitor:
     def load(cls, model: WorldModel) -> Monitor:
         """Read the calibration of the model's own variant from its bundle.
 
-        Raises CalibrationError when there is none or it was made for other graphs.
+        Raises CalibrationError when there is none, it was made for other graphs, or its numbers
+        do not fit the model's latents and actions.
         """
+        manifest = model.manifest
         calibration = read_calibration(model.bundle, model.variant)
         name = heads_name(model.variant)
         try:
-            observer = Observer.from_arrays(load_file(model.bundle.file(name)))
-        except (SafetensorError, KeyError) as error:
+            observer = Observer.from_arrays(_read_heads(model.bundle.file(name)))
+            observer.check(manifest.latent.dim, manifest.action.dim)
+        except KeyError as error:
+            raise CalibrationError(
+                f"{model.bundle.path / name} lacks the array {error}, expected every head; "
+                "run `jepa-edge calibrate` again"
+            ) from error
+        except (SafetensorError, ValueError) as error:
             raise CalibrationError(
                 f"{model.bundle.path / name} does not fit the format ({error}); "
                 "run `jepa-edge calibrate` again"
             ) from error
+        numbers = len(calibration.domain.action_low)
+        if numbers != manifest.action.dim:
+            raise CalibrationError(
+                f"{model.bundle.path}: calibrated for {numbers} numbers per action, the model "
+                f"takes {manifest.action.dim}; run `jepa-edge calibrate` again"
+            )
         return cls(model, observer, calibration)
 
     @property
@@ -240,3 +254,14 @@ def standardization(scales: tuple[ChannelScale, ...]) -> Standardization:
         high=np.array([channel.high for channel in scales]),
         low=np.array([np.inf if channel.low is None else channel.low for channel in scales]),
     )
+
+
+def _read_heads(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Read all arrays of a safetensors file. Raises ValueError when one is not float32."""
+    with safe_open(path, framework="numpy") as file:
+        names = list(file.keys())
+        for name in names:  # before reading: numpy has no type at all for some of them
+            stored = file.get_slice(name).get_dtype()
+            if stored != "F32":
+                raise ValueError(f"{name} is {stored}, expected F32")
+        return {name: file.get_tensor(name) for name in names}

@@ -106,8 +106,18 @@ class Planner:
         start = time.perf_counter()
         config = self.config
         shape = (config.horizon, self.model.manifest.action.dim)
-        if initial is not None and initial.shape != shape:
-            raise InputError(f"initial actions have shape {initial.shape}, expected {shape}")
+        manifest = self.model.manifest
+        latent = (manifest.latent.tokens, manifest.latent.dim)
+        for name, array, expected in (
+            ("history", history, (manifest.history, *latent)),
+            ("past_actions", past_actions, (manifest.history - 1, manifest.action.dim)),
+            ("goal", goal, latent),
+            ("initial", initial, shape),
+        ):
+            if array is not None and (array.shape != expected or not np.isfinite(array).all()):
+                raise InputError(
+                    f"{name} has shape {array.shape}, expected {expected} finite numbers"
+                )
         mean = np.zeros(shape, np.float32) if initial is None else self._standardize(initial)
         std = np.full(shape, config.init_std, np.float32)
         energies = np.empty(config.iterations, np.float32)
@@ -122,6 +132,12 @@ class Planner:
             energy = goal_energy(predicted, goal, config.goal_steps)
             # A diverged candidate must never count as an elite.
             energy = np.where(np.isfinite(energy), energy, np.inf)
+            if np.isfinite(energy).sum() < config.elites:
+                raise InputError(
+                    f"only {int(np.isfinite(energy).sum())} of {config.candidates} candidates "
+                    f"gave a finite energy, expected {config.elites} elites; lower init_std or "
+                    "set action limits"
+                )
             elite = np.argpartition(energy, config.elites - 1)[: config.elites]
             elite = np.sort(elite)
             chosen = self._standardize(actions[elite])

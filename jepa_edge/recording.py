@@ -72,6 +72,14 @@ class Episode:
                 f"{self.frames.shape[0]} and {self.stamps_s.shape[0]}; action t lies between "
                 "frames t and t + 1"
             )
+        if steps < 1:
+            raise InputError(f"episode {self.name}: no actions; record at least one step")
+        stamps = self.stamps_s
+        if not (np.isfinite(stamps).all() and stamps[0] >= 0.0 and (np.diff(stamps) > 0.0).all()):
+            raise InputError(
+                f"episode {self.name}: stamps must be finite, not negative, and rise; "
+                "record the capture time of every frame in seconds"
+            )
         if not np.isfinite(self.actions).all():
             raise InputError(f"episode {self.name}: actions hold NaN or infinity; drop the episode")
 
@@ -90,7 +98,7 @@ class Recording:
             )
         try:
             self.info = msgspec.json.decode(info_path.read_bytes(), type=RecordingInfo)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{info_path} does not fit the format: {error}") from error
         self.files = sorted(self.path.glob("*.npz"))
         if not self.files:
@@ -115,7 +123,7 @@ class Recording:
                     stamps_s=arrays["stamps_s"],
                     state=arrays.get("state"),
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise InputError(f"cannot read episode {file}: {error}; record it again") from error
         if episode.actions.shape[1] != self.info.action_dim:
             raise InputError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.backends import Backend
+from jepa_edge.backends import Backend, Graph
 from jepa_edge.bundle import Bundle
 from jepa_edge.errors import BundleError, InputError
 from jepa_edge.golden import Golden
@@ -53,8 +53,8 @@ class WorldModel:
         self.bundle = bundle
         self.variant = variant
         self.backend = backend.name
-        self._encoder = backend.load(bundle.file(spec.encoder.file))
-        self._predictor = backend.load(bundle.file(spec.predictor.file))
+        self._encoder = _load(bundle, spec.encoder.file, backend, {"frames"})
+        self._predictor = _load(bundle, spec.predictor.file, backend, {"history", "actions"})
 
     @property
     def manifest(self) -> Manifest:
@@ -199,3 +199,13 @@ class WorldModel:
             predictor_ms=float(np.median(predict_ms)),
             passed=passed,
         )
+
+
+def _load(bundle: Bundle, file: str, backend: Backend, inputs: set[str]) -> Graph:
+    graph = backend.load(bundle.file(file))
+    if graph.inputs != inputs:
+        raise BundleError(
+            f"{bundle.path / file} takes {', '.join(sorted(graph.inputs))}, expected "
+            f"{', '.join(sorted(inputs))}; export the bundle again"
+        )
+    return graph

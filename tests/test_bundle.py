@@ -112,7 +112,6 @@ def test_a_failed_write_leaves_the_old_bundle(linear_bundle: Path) -> None:
 
 def test_a_new_bundle_replaces_the_old_one_whole(linear_bundle: Path) -> None:
     old = Bundle.open(linear_bundle)
-    (linear_bundle / "stray.txt").write_text("not listed, so not carried over")
     with staged_bundle(linear_bundle, base=old) as staging:
         (staging / "extra.json").write_text("{}")
         seal(staging, old.manifest)
@@ -135,3 +134,48 @@ def test_the_variant_digest_follows_its_graphs(linear_bundle: Path) -> None:
     files = {**manifest.files, "predictor.onnx": "1" * 64}
     changed = msgspec.structs.replace(manifest, files=files)
     assert changed.variant_sha256("fp32") != manifest.variant_sha256("fp32")
+
+
+def test_a_variant_name_cannot_lead_out_of_the_bundle(linear_bundle: Path) -> None:
+    manifest = Bundle.open(linear_bundle).manifest
+    variants = {**manifest.variants, "../../evil": manifest.variants["fp32"]}
+    evil = msgspec.structs.replace(manifest, variants=variants)
+    (linear_bundle / MANIFEST_NAME).write_bytes(canonical_bytes(evil))
+    with pytest.raises(BundleError, match="damaged or not a manifest"):
+        Bundle.open(linear_bundle)
+
+
+def test_a_foreign_manifest_and_stray_files_are_never_replaced(
+    linear_bundle: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "extension.jepa"
+    foreign.mkdir()
+    (foreign / MANIFEST_NAME).write_text('{"name": "my browser extension"}')
+    with pytest.raises(BundleError, match="not a bundle"), staged_bundle(foreign):
+        pass
+    (linear_bundle / "NOTES.txt").write_text("years of work")
+    with pytest.raises(BundleError, match=r"NOTES\.txt"), staged_bundle(linear_bundle):
+        pass
+    assert (linear_bundle / "NOTES.txt").exists()
+
+
+def test_a_linked_bundle_is_replaced_where_it_lies(linear_bundle: Path) -> None:
+    link = linear_bundle.with_name("link.jepa")
+    link.symlink_to(linear_bundle)
+    old = Bundle.open(link)
+    with staged_bundle(link, base=old) as staging:
+        (staging / "extra.json").write_text("{}")
+        seal(staging, old.manifest)
+    assert link.is_symlink()
+    assert (linear_bundle / "extra.json").exists()
+    assert sorted(p.name for p in linear_bundle.parent.iterdir()) == ["linear.jepa", "link.jepa"]
+
+
+def test_a_failed_write_takes_its_new_parents_with_it(tmp_path: Path) -> None:
+    def fail() -> None:
+        with staged_bundle(tmp_path / "a" / "b" / "c.jepa"):
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        fail()
+    assert list(tmp_path.iterdir()) == []

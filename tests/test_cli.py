@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,42 @@ def test_checkpoints_of_another_kind_are_refused(runs: Path, tmp_path: Path) -> 
 
 def test_wrong_usage_exits_with_two() -> None:
     for arguments in (["fly"], ["run"], ["run", "a.jepa", "--source", "x", "--rate", "-1"]):
-        done = _cli(*arguments)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
+        _refused(_cli(*arguments), "--help")
+
+
+def test_hostile_options_are_refused(calibrated_bundle: Path, runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "er" / "out"
+    record = ("record", "sim:pusht", "--out", out, "--episodes", 1)
+    _refused(_cli(*record, "--seed", -1), "--seed")
+    _refused(_cli(*record, "--block", 0), "block=0")
+    _refused(_cli(*record, "--fault", "occlusion@\u00b2"), "KIND@STEP")
+    _refused(_cli(*record, "--fault", "stuck@99"), "fault")
+    assert not (tmp_path / "deep").exists()
+    run = ("run", calibrated_bundle, "--source", runs, "--rate", 0)
+    _refused(_cli(*run, "--samples", 1), "samples")
+    _refused(_cli(*run, "--horizon", 0), "horizon")
+    _refused(_cli(*run, "--seed", 2**70), "--seed")
+    _refused(_cli(*run, "--resize"), "videos")
+    taken = tmp_path / "taken.jsonl"
+    taken.write_text("precious")
+    _refused(_cli(*run, "--jsonl", taken), "exists already")
+    _refused(_cli(*run, "--mcap", taken), "exists already")
+    _refused(_cli(*run, "--jsonl", out / "x.jsonl"), "No such file")
+    assert taken.read_text() == "precious"
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"\0" * 64)
+    _refused(_cli("run", calibrated_bundle, "--source", broken), "not a readable video")
+
+
+def test_a_terminated_recording_leaves_nothing(tmp_path: Path) -> None:
+    jepa_edge = str(Path(sys.executable).parent / "jepa-edge")
+    arguments = ["record", "sim:pusht", "--episodes", "500", "--out", str(tmp_path / "runs")]
+    process = subprocess.Popen([jepa_edge, *arguments], stderr=subprocess.PIPE)
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.terminate()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert b"Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []

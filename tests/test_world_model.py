@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from jepa_edge.bundle import Bundle, seal, staged_bundle
 from jepa_edge.errors import BundleError, InputError
@@ -98,3 +99,32 @@ def test_sqnr_and_centered_cosine_ignore_a_shared_mean() -> None:
     expected = 1.0 / np.sqrt(1.01)
     assert centered_cosine(signal + 100.0, noisy + 100.0) == pytest.approx(expected, abs=2e-3)
     assert sqnr_db(signal, signal) == float("inf")
+
+
+def test_swapped_graphs_are_told_apart(linear_bundle: Path) -> None:
+    bundle = Bundle.open(linear_bundle)
+    with staged_bundle(linear_bundle, base=bundle) as staging:
+        (staging / "encoder.onnx").rename(staging / "x.onnx")
+        (staging / "predictor.onnx").rename(staging / "encoder.onnx")
+        (staging / "x.onnx").rename(staging / "predictor.onnx")
+        seal(staging, bundle.manifest)
+    with pytest.raises(BundleError, match="takes actions, history, expected frames"):
+        WorldModel.load(linear_bundle)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "dtype", "keys"])
+def test_golden_data_that_does_not_fit_is_refused(linear_bundle: Path, damage: str) -> None:
+    bundle = Bundle.open(linear_bundle)
+    arrays = {name: getattr(Golden.read(bundle), name) for name in Golden.__slots__}
+    if damage == "dtype":
+        arrays["latents"] = arrays["latents"].astype(np.float64)
+    elif damage == "keys":
+        del arrays["actions"]
+    with staged_bundle(linear_bundle, base=bundle) as staging:
+        if damage == "garbage":
+            (staging / GOLDEN_NAME).write_bytes(b"garbage")
+        else:
+            save_file(arrays, str(staging / GOLDEN_NAME))
+        seal(staging, bundle.manifest)
+    with pytest.raises(BundleError, match=r"golden\.safetensors"):
+        WorldModel.load(linear_bundle)

@@ -50,6 +50,7 @@ _UNUSED = ("encoder.embeddings.mask_token",)
 _SIGNATURES = (
     ("V-JEPA 2-AC", r"(^|\.)(action_encoder|extrinsics_encoder)\.weight$"),
     ("V-JEPA", r"(^|\.)patch_embed\.proj\.weight$|(^|\.)predictor_blocks\.|mask_tokens"),
+    ("V-JEPA or another ViT", r"module\.backbone\.|(^|\.)blocks\.\d+\.attn\.qkv\.weight$"),
     ("V-JEPA (transformers)", r"(^|\.)patch_embeddings\.proj\.weight$"),
     ("DINO-WM or PreJEPA", r"(^|\.)(proprio_encoder|extra_encoders|backbone)\."),
     ("a ResNet", r"(^|\.)layer1\.0\.conv1\.weight$"),
@@ -104,6 +105,8 @@ def _canonical(key: str) -> str:
 
 
 def _foreign(state: Mapping[str, Tensor], where: str) -> CheckpointError:
+    if not state:
+        return CheckpointError(f"{where} holds no tensors; pass a LeWorldModel checkpoint")
     kind = next(
         (name for name, pattern in _SIGNATURES if any(re.search(pattern, key) for key in state)),
         "an unknown model",

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 
 class Graph(Protocol):
-    """One loaded graph with a single output."""
+    """One loaded graph with a single output. inputs: names of its inputs."""
+
+    inputs: frozenset[str]
 
     def __call__(self, feeds: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         """Run the graph on named inputs and return its output."""

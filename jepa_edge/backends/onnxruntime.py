@@ -17,6 +17,7 @@ class OnnxRuntimeGraph:
     """One ONNX file in an inference session."""
 
     def __init__(self, path: Path, threads: int) -> None:
+        self._path = path
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -33,9 +34,14 @@ class OnnxRuntimeGraph:
                 f"ONNX Runtime {ort.__version__} cannot load {path}: {line}"
             ) from error
         self._output = self._session.get_outputs()[0].name
+        self.inputs = frozenset(spec.name for spec in self._session.get_inputs())
 
     def __call__(self, feeds: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = self._session.run([self._output], dict(feeds))[0]
+        try:
+            output: NDArray[np.float32] = self._session.run([self._output], dict(feeds))[0]
+        except Exception as error:  # as above
+            line = str(error).splitlines()[0]
+            raise BundleError(f"{self._path} does not fit its manifest: {line}") from error
         return output
 
 

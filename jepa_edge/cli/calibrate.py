@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jepa_edge.cli.common import BUNDLE, JSON_OPTION, needs_extra, print_json, progress_bars
+from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, needs_extra, print_json, progress_bars
 
 _EPILOG = """\b
 Examples:
@@ -37,7 +37,7 @@ Exit codes: 0 done; 2 bad input, or too few episodes for alpha; the bundle is un
 )
 @click.option("--horizon", default=5, show_default=True, help="Steps ahead to calibrate.")
 @click.option("--samples", default=32, show_default=True, help="Futures per window in the report.")
-@click.option("--seed", default=0, show_default=True, help="Seed of split and fit.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of split and fit.")
 @JSON_OPTION
 def command(
     bundle: Path,

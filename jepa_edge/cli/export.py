@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from jepa_edge.cli.common import BUNDLE, JSON_OPTION, needs_extra, print_json, progress_bars
+from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, needs_extra, print_json, progress_bars
 
 _EPILOG = """\b
 Examples:
@@ -50,7 +50,7 @@ Exit codes: 0 done; 2 bad input or a budget that cannot be met, the old bundle i
     "--max-latent-error",
     default=0.1,
     show_default=True,
-    help="Budget of int8: RMS latent error over RMS latent spread; 0.1 is 20 dB.",
+    help="Budget of every variant: RMS latent error over RMS latent spread; 0.1 is 20 dB.",
 )
 @click.option(
     "--calibration-frames", default=256, show_default=True, help="Frames that set the int8 scales."
@@ -59,9 +59,11 @@ Exit codes: 0 done; 2 bad input or a budget that cannot be met, the old bundle i
     "--spec",
     type=BUNDLE,
     metavar="FILE",
-    help="JSON with observation and action of a checkpoint that does not state them.",
+    help="JSON or TOML: observation and action of a checkpoint that does not state them.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Seed of every random choice."
+)
 @JSON_OPTION
 def command(
     checkpoint: Path,

@@ -64,4 +64,5 @@ def command(bundle: Path, replay: bool, as_json: bool) -> None:
             )
         click.echo(line)
     provenance = msgspec.to_builtins(manifest.provenance)
-    click.echo(f"  made by      {provenance['command']} ({provenance['created_utc']})")
+    # A foreign bundle's text must not reach the terminal raw.
+    click.echo(f"  made by      {provenance['command']!r} ({provenance['created_utc']!r})")

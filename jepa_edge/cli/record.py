@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jepa_edge.cli.common import BUNDLE, JSON_OPTION, print_json, progress_bars
+from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, print_json, progress_bars
 from jepa_edge.errors import InputError
 
 _EPILOG = """\b
@@ -26,7 +26,13 @@ Exit codes: 0 done; 2 bad input, nothing is left behind.
 @click.option("--out", type=BUNDLE, required=True, help="Directory to create.")
 @click.option("--episodes", default=100, show_default=True, help="Number of episodes.")
 @click.option("--steps", default=40, show_default=True, help="Action blocks per episode.")
-@click.option("--seed", default=0, show_default=True, help="Seed; others share no randomness.")
+@click.option(
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="Seed; different seeds share no randomness.",
+)
 @click.option("--fault", metavar="KIND@STEP", help="Fault from a step on, e.g. occlusion@15.")
 @click.option("--size", default=64, show_default=True, help="Side of the frames in pixels.")
 @click.option("--block", default=2, show_default=True, help="Environment steps (0.1 s) per action.")

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import sys
 import time
 from pathlib import Path
 
 import click
 
-from jepa_edge.cli.common import BUNDLE
-from jepa_edge.errors import CalibrationError
+from jepa_edge.cli.common import BUNDLE, SEED
+from jepa_edge.errors import CalibrationError, InputError
 
 _EPILOG = """\b
 Examples:
@@ -39,18 +40,20 @@ Exit codes: 0 the source ended; 2 bad input, one line on stderr.
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0.0),
+    type=click.FloatRange(min=0.0, max=1e4),
     help="Frames per second of playback, 0 for as fast as it goes.  [default: the model's rate]",
 )
 @click.option("--uncalibrated", is_flag=True, help="Run without calibration; flags stay UNKNOWN.")
 @click.option("--horizon", default=5, show_default=True, help="Steps predicted ahead.")
 @click.option("--samples", default=32, show_default=True, help="Futures sampled per frame.")
-@click.option("--seed", default=0, show_default=True, help="Seed of samples and simulator.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Seed of samples and simulator."
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one per frame.")
 @click.option("--jsonl", type=BUNDLE, help="Also write JSON lines to this file.")
 @click.option("--mcap", type=BUNDLE, help="Also write frames, actions and flags to this MCAP file.")
 @click.option("--episode", default=0, show_default=True, help="Recording: which episode.")
-@click.option("--steps", default=60, show_default=True, help="Simulator: action blocks to run.")
+@click.option("--steps", default=40, show_default=True, help="Simulator: action blocks to run.")
 @click.option("--fault", metavar="KIND@STEP", help="Simulator: occlusion, frozen, stuck, friction.")
 @click.option("--actions", type=BUNDLE, help="Video: .npy file (T, A) of the commanded actions.")
 @click.option("--resize", is_flag=True, help="Video: scale frames to the model's size.")
@@ -85,6 +88,12 @@ def command(
     from jepa_edge.sources import SourceOptions, open_source
     from jepa_edge.world_model import WorldModel
 
+    # Everything that can be refused is refused before anything is opened or written.
+    config = SessionConfig(horizon=horizon, samples=samples, seed=seed)
+    if jsonl is not None and jsonl.exists():
+        raise InputError(f"{jsonl} exists already; remove it or choose another --jsonl")
+    if rate is not None and math.isnan(rate):
+        raise InputError("--rate is not a number; expected frames per second")
     model = WorldModel.load(bundle, variant, calibrated_only=not uncalibrated)
     try:
         monitor = None if uncalibrated else Monitor.load(model)
@@ -104,7 +113,6 @@ def command(
             seed=seed,
         ),
     )
-    config = SessionConfig(horizon=horizon, samples=samples, seed=seed)
     session = Session(model, monitor, config)
     period_s = 1.0 / (model.manifest.observation.rate_hz if rate is None else rate or float("inf"))
     with contextlib.ExitStack() as stack:
@@ -116,13 +124,13 @@ def command(
             sinks.append(stack.enter_context(live_table(title)))
         else:
             sinks.append(plain_lines())
-        if jsonl is not None:
-            sinks.append(json_lines(stack.enter_context(jsonl.open("wb"))))
         if mcap is not None:
             from jepa_edge.sinks.mcap import mcap_sink
 
             color = model.manifest.observation.color
             sinks.append(stack.enter_context(mcap_sink(mcap, color=color)))
+        if jsonl is not None:
+            sinks.append(json_lines(stack.enter_context(jsonl.open("wb"))))
         due_s = time.monotonic()
         for observation in stream:
             time.sleep(max(0.0, due_s - time.monotonic()))

@@ -45,9 +45,10 @@ def record_pusht(
     Raises InputError when out exists or a number is out of range, MissingDependencyError without
     the extra `sim`.
     """
-    if episodes < 1 or steps < 1 or workers < 1:
+    if min(episodes, steps, workers, block) < 1 or seed < 0 or size < 8:
         raise InputError(
-            f"got episodes={episodes}, steps={steps}, workers={workers}; each must be at least 1"
+            f"got episodes={episodes}, steps={steps}, workers={workers}, block={block}, "
+            f"seed={seed}, size={size}; expected at least 1, a seed of 0 or more, and 8 pixels"
         )
     if fault is not None and not 0 <= fault_start < steps:
         raise InputError(

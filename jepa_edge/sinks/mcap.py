@@ -34,15 +34,18 @@ FLAG_TOPIC = "/jepa/flag"
 def mcap_sink(path: Path, *, color: str, frame_id: str = "camera") -> Iterator[Sink]:
     """Yield a sink that writes one MCAP file, which appears when the session ends well.
 
-    color: channel order of the frames, "rgb" or "bgr". frame_id: of every header.
-    Raises InputError when the file exists, MissingDependencyError without rosbags.
+    color: channel order of the frames, "rgb" or "bgr". frame_id: of every header. The writer
+    stores no checksums: keep a digest beside a file that has to prove itself later.
+    Raises InputError when the file exists or its directory does not, MissingDependencyError
+    without rosbags.
     """
     if path.exists():
         raise InputError(f"{path} exists already; remove it or choose another --mcap")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is no directory; make it first")
     store = typestore()
     from rosbags.rosbag2 import StoragePlugin, Writer
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".mcap.", dir=path.resolve().parent) as staging:
         bag = Path(staging) / "bag"
         with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:

@@ -39,7 +39,7 @@ class SourceOptions:
     image_topic: str | None = None
     action_topic: str | None = None
     fault: str | None = None
-    steps: int = 60
+    steps: int = 40
     seed: int = 0
 
 
@@ -49,7 +49,12 @@ def open_source(spec: str, manifest: Manifest, options: SourceOptions) -> Source
     spec: a recording's directory, a video file, an MCAP file or rosbag2 directory, or "sim:pusht".
     Raises InputError when spec is none of these or does not fit the model.
     """
+    if not spec:
+        raise InputError("the source is empty; name a recording, a video, an MCAP or sim:pusht")
     path = Path(spec)
+    video = path.suffix.lower() in VIDEO_SUFFIXES
+    if not video and (options.actions is not None or options.resize):
+        raise InputError(f"--actions and --resize are for videos, got {spec}")
     if spec.startswith(SIM_PREFIX):
         from jepa_edge.sources.simulation import SimulationSource
 
@@ -71,7 +76,7 @@ def open_source(spec: str, manifest: Manifest, options: SourceOptions) -> Source
             image_topic=options.image_topic,
             action_topic=options.action_topic,
         )
-    if path.suffix.lower() in VIDEO_SUFFIXES:
+    if video:
         from jepa_edge.sources.video import VideoSource
 
         return VideoSource(path, manifest, resize=options.resize, actions=options.actions)

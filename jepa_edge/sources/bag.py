@@ -32,7 +32,10 @@ class BagSource:
         with self._open() as reader:
             self._image_topic = _pick(reader, path, IMAGE, image_topic, "--image-topic")
             self._action_topic = _pick(reader, path, ACTION, action_topic, "--action-topic")
-        manifest.observation.check_frames(next(iter(self)).frame[None])
+        first = next(iter(self), None)
+        if first is None:
+            raise InputError(f"{path} holds no image on {self._image_topic}")
+        manifest.observation.check_frames(first.frame[None])
 
     def _open(self) -> Any:
         from rosbags.rosbag2 import Reader, ReaderError
@@ -45,6 +48,15 @@ class BagSource:
         return _Closing(reader)
 
     def __iter__(self) -> Iterator[Observation]:
+        from rosbags.rosbag2 import ReaderError
+        from rosbags.serde import SerdeError
+
+        try:
+            yield from self._messages()
+        except (ReaderError, SerdeError, ValueError) as error:
+            raise InputError(f"{self._path} is damaged: {error}") from error
+
+    def _messages(self) -> Iterator[Observation]:
         action: NDArray[np.float32] | None = None
         with self._open() as reader:
             topics = (self._image_topic, self._action_topic)

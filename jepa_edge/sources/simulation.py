@@ -17,9 +17,9 @@ SIMULATORS = ("pusht",)
 
 def parse_fault(text: str) -> tuple[FaultKind, int]:
     """Read "KIND@STEP", e.g. "occlusion@20". Raises InputError when it is not of that form."""
-    kind, separator, step = text.partition("@")
+    kind, _, step = text.partition("@")
     known = [fault.value for fault in FaultKind]
-    if kind not in known or not separator or not step.isdigit():
+    if kind not in known or not (step.isascii() and step.isdigit()):
         raise InputError(f"fault {text!r}: expected KIND@STEP with KIND of {', '.join(known)}")
     return FaultKind(kind), int(step)
 
@@ -34,6 +34,15 @@ class SimulationSource:
         if name not in SIMULATORS:
             raise InputError(f"simulator {name!r} is not known; there is {', '.join(SIMULATORS)}")
         kind, start = (None, 0) if fault is None else parse_fault(fault)
+        if steps < 1 or seed < 0 or (kind is not None and start >= steps):
+            raise InputError(
+                f"got {steps} steps, seed {seed}, fault {fault}; expected at least one step, "
+                "a seed of 0 or more, and a fault that begins within the steps"
+            )
+        if manifest.observation.color != "rgb":
+            raise InputError(
+                f"{name} draws rgb frames, the model takes {manifest.observation.color}"
+            )
         self._steps = steps
         self._rng = np.random.default_rng(seed)
         self.sim = PushTSim(

@@ -37,7 +37,7 @@ class VideoSource:
             with av.open(str(path)) as container:
                 stream = container.streams.video[0]
                 size = (stream.height, stream.width)
-        except (OSError, IndexError) as error:  # PyAV's errors derive from OSError
+        except (av.error.FFmpegError, OSError, IndexError) as error:
             raise InputError(f"{path} is not a readable video: {error}") from error
         expected = (manifest.observation.height, manifest.observation.width)
         if size != expected and not resize:
@@ -48,30 +48,47 @@ class VideoSource:
         self._actions = None if actions is None else _read_actions(actions, manifest)
 
     def __iter__(self) -> Iterator[Observation]:
+        try:
+            yield from self._decode()
+        except self._av.error.FFmpegError as error:
+            raise InputError(f"{self._path} is damaged: {error}") from error
+
+    def _decode(self) -> Iterator[Observation]:
         spec = self._manifest.observation
         period_s = 1.0 / spec.rate_hz
-        step = 0
+        step, due_s = 0, 0.0
         with self._av.open(str(self._path)) as container:
             for frame in container.decode(video=0):
-                if frame.time is None or frame.time + 1e-6 < step * period_s:
+                if frame.time is None or frame.time + 1e-6 < due_s:
                     continue
                 action = None
                 if step and self._actions is not None:
                     if step > len(self._actions):
                         return
                     action = self._actions[step - 1]
-                pixels = frame.to_ndarray(width=spec.width, height=spec.height, format="rgb24")
-                yield Observation(stamp_s=step * period_s, frame=pixels, action=action)
+                pixels = frame.to_ndarray(
+                    width=spec.width, height=spec.height, format=spec.color + "24"
+                )
+                # The frame's own time: a slow or gappy video must show as a clock jump.
+                yield Observation(stamp_s=float(frame.time), frame=pixels, action=action)
                 step += 1
+                # Keep to the grid, but start it anew after a gap.
+                due_s += period_s
+                if due_s <= frame.time:
+                    due_s = frame.time + period_s
 
 
 def _read_actions(path: Path, manifest: Manifest) -> NDArray[np.float32]:
     try:
         actions = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(f"cannot read actions from {path}: {error}") from error
+    if not isinstance(actions, np.ndarray) or actions.dtype.kind not in "fiu":
+        raise InputError(f"{path} is no .npy file of numbers; save a (T, A) array with np.save")
     if actions.ndim != 2 or actions.shape[1] != manifest.action.dim:
         raise InputError(
             f"{path} holds an array of shape {actions.shape}, expected (T, {manifest.action.dim})"
         )
+    if not np.isfinite(actions).all():
+        raise InputError(f"{path} holds NaN or infinity; every action must be finite")
     return np.asarray(actions, np.float32)

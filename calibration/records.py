@@ -28,7 +28,8 @@ class Coverage(_Record, frozen=True, kw_only=True):
     accept_low, accept_high: coverages inside the exact 99 % binomial interval around 1 - alpha;
     accepted: the measured one is. plausible_low, plausible_high, plausible: the same with the exact
     99 % beta-binomial interval, which allows for radii that are random themselves: they come from
-    conformal_episodes, and all rows share that one draw. all_windows: the same with every window, averaged per episode; smoother, not binomial.
+    conformal_episodes, and all rows share that one draw. all_windows: coverage over every window,
+    averaged per episode; smoother, not binomial.
     """
 
     alpha: float

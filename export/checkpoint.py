@@ -136,7 +136,7 @@ def load_checkpoint(
     )
     _check_specs(model_config, extras)
     if assumed:
-        _log.warning(
+        _log.info(
             "%s does not say %s: defaults of the released models stand in", path, ", ".join(assumed)
         )
     return model, model_config, extras

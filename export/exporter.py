@@ -72,10 +72,10 @@ def export_bundle(
     """
     begun = time.perf_counter()
     with staged_bundle(out) as staging:
+        recording = Recording(options.calibration_data)
         progress("loading the checkpoint", 0, 1)
         model, config, extras = load_checkpoint(checkpoint, config=options.spec)
         progress("loading the checkpoint", 1, 1)
-        recording = Recording(options.calibration_data)
         check_fits(recording, extras.observation, extras.action)
         data = split_recording(
             recording,

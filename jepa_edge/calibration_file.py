@@ -61,13 +61,15 @@ class Thresholds(_Strict, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raise ValueError when these are not conformal thresholds of their own scores."""
-        if not self.nominal or any(a > b for a, b in zip(self.nominal, self.nominal[1:])):
+        if not self.nominal or list(self.nominal) != sorted(self.nominal):
             raise ValueError(
                 f"nominal holds {len(self.nominal)} scores, expected one or more, ascending"
             )
         _check_finite("thresholds", (self.caution, self.reject, *self.nominal))
         if self.reject < self.caution:
-            raise ValueError(f"reject is {self.reject:g}, expected caution {self.caution:g} or more")
+            raise ValueError(
+                f"reject is {self.reject:g}, expected caution {self.caution:g} or more"
+            )
         for name, threshold, alpha in (
             ("caution", self.caution, self.caution_alpha),
             ("reject", self.reject, self.reject_alpha),

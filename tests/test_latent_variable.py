@@ -215,6 +215,15 @@ def test_arrays_survive_storage(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(again.disagreement(given), variable.disagreement(given))
 
 
+def test_check_wants_the_shapes_of_its_own_world(rng: np.random.Generator) -> None:
+    variable = constant_variable(rng)
+    variable.check(D, A)
+    with pytest.raises(ValueError, match=r"base is float32 with shape \(4, 5\).*\(4, 6\)"):
+        variable.check(D + 1, A)
+    with pytest.raises(ValueError, match=r"scale_head.center .* expected float32 with \(18,\)"):
+        variable.check(D, A + 1)
+
+
 @pytest.mark.parametrize(("samples", "blocks"), [(1, 6), (8, 2)])
 def test_rollout_refuses_too_few_samples_or_actions(
     rng: np.random.Generator, samples: int, blocks: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from pathlib import Path
 
 import msgspec
@@ -84,7 +85,7 @@ def make_calibration(bundle: Bundle, heads: bytes) -> Calibration:
         heads_sha256=hashlib.sha256(heads).hexdigest(),
         alpha=0.1,
         seed=0,
-        episodes={"conformal": 9},
+        episodes={"conformal": 19},
         data_sha256="0" * 64,
         channels=tuple(
             ChannelScale(name=c.name, center=0.1, high=5.0, low=4.0 if c.low_tail else None)
@@ -94,8 +95,8 @@ def make_calibration(bundle: Bundle, heads: bytes) -> Calibration:
             caution=1.0,
             reject=2.0,
             caution_alpha=0.1,
-            reject_alpha=0.1,
-            nominal=tuple(0.1 * k for k in range(1, 10)),
+            reject_alpha=0.05,
+            nominal=(*(0.05 * k for k in range(1, 18)), 1.0, 2.0),
         ),
         radii=(Radius(alpha=0.1, energies=(1.0, 2.0)),),
         domain=Domain(
@@ -200,7 +201,7 @@ def test_scores_become_levels_reasons_and_p_values(monitor: Monitor) -> None:
     caution = monitor.scores(surprised)
     assert (caution.level, caution.reasons) == (Level.CAUTION, Reason.INNOVATION)
     assert caution.worst == "innovation"
-    assert caution.confidence == pytest.approx(1 / 10)
+    assert caution.confidence == pytest.approx(2 / 20)
     frozen = quiet.copy()
     frozen[names.index("motion")] = np.log(1e-12)
     frozen[names.index("familiarity")] = 0.1 + 1.01 * 5.0
@@ -312,3 +313,112 @@ def test_an_uncalibrated_radius_is_refused(monitor: Monitor) -> None:
     assert monitor.calibration.radius(0.1).energies == (1.0, 2.0)
     with pytest.raises(CalibrationError, match=r"has 0\.1"):
         monitor.calibration.radius(0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "match"),
+    [
+        ("gain", np.zeros(0, np.float32), r"gain is float32 with shape \(0,\)"),
+        ("gain", np.ones(H, np.float64), "gain is F64, expected F32"),
+        ("gain", np.full(H, np.nan, np.float32), "gain holds numbers that are not finite"),
+        ("base", np.zeros((H, D), np.float32), "base holds numbers that are not positive"),
+        ("base", np.float32(1.0), "0 steps, rank 2"),
+        ("factor", np.ones((D, 0), np.float32), "rank 0"),
+        ("factor", np.ones((D + 1, R), np.float32), r"expected float32 with \(6, 2\)"),
+        ("latent.mean", np.zeros(D + 1, np.float32), r"latent.mean .* expected float32 with \(6,"),
+        ("motion.whiten", np.zeros((D, 1), np.float32), "motion.whiten"),
+        ("inverse.center", np.zeros(3, np.float32), r"inverse.center .* expected .*\(18,\)"),
+        ("inverse.1.bias", np.zeros(A + 1, np.float32), "inverse.1.bias"),
+        ("scale_head.0.weight", np.zeros(3, np.float32), "scale_head.0.weight"),
+        ("mean_heads.1.bias", np.zeros((K, D), np.float32), "mean_heads.1.bias"),
+        ("mean_heads.0.weight", np.zeros((1, 21, 7), np.float32), "1 mean heads"),
+        ("action_std", np.zeros(A, np.float32), "action_std holds numbers that are not positive"),
+        ("action.mean", None, "lacks the array 'action.mean'"),
+    ],
+)
+def test_heads_that_do_not_fit_the_model_are_refused(
+    linear_bundle: Path, name: str, array: NDArray[np.float32] | None, match: str
+) -> None:
+    arrays = make_observer().to_arrays()
+    assert name in arrays
+    del arrays[name]
+    if array is not None:
+        arrays[name] = np.asarray(array)
+    heads = save(arrays)
+    install(linear_bundle, make_calibration(Bundle.open(linear_bundle), heads), heads)
+    with pytest.raises(CalibrationError, match=match) as caught:
+        Monitor.load(WorldModel.load(linear_bundle))
+    assert "\n" not in str(caught.value)
+    assert "run `jepa-edge calibrate` again" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_heads_of_a_type_that_numpy_may_not_know_are_refused(
+    linear_bundle: Path, dtype: str
+) -> None:
+    header = json.dumps({"gain": {"dtype": dtype, "shape": [H], "data_offsets": [0, 2 * H]}})
+    heads = len(header).to_bytes(8, "little") + header.encode() + bytes(2 * H)
+    install(linear_bundle, make_calibration(Bundle.open(linear_bundle), heads), heads)
+    with pytest.raises(CalibrationError, match=f"gain is {dtype}, expected F32"):
+        Monitor.load(WorldModel.load(linear_bundle))
+
+
+def test_a_calibration_for_other_actions_is_refused(linear_bundle: Path) -> None:
+    heads = save(make_observer().to_arrays())
+    calibration = make_calibration(Bundle.open(linear_bundle), heads)
+    domain = msgspec.structs.replace(calibration.domain, action_low=(0.0,), action_high=(1.0,))
+    install(linear_bundle, msgspec.structs.replace(calibration, domain=domain), heads)
+    with pytest.raises(CalibrationError, match="1 numbers per action, the model takes 4"):
+        Monitor.load(WorldModel.load(linear_bundle))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "match"),
+    [
+        ("schema_version", 99, "schema_version is 99, this jepa-edge reads 1"),
+        ("thresholds.nominal", [], "nominal holds 0 scores"),
+        ("thresholds.nominal", [2.0, 1.0], "expected one or more, ascending"),
+        ("thresholds.reject", 0.5, "reject is 0.5, expected caution 1 or more"),
+        ("thresholds.caution", 1e30, "reject is 2, expected caution"),
+        ("thresholds.reject", 1e30, "reject is 1e.30, expected one of the nominal scores"),
+        ("thresholds.caution", 0.85, "caution is 0.85, .* at most 1 of 19 exceed"),
+        ("thresholds.caution", 1e999, "does not fit the format"),
+        ("radii", [], "radii has "),
+        ("radii.0.energies", [], "one or more radii"),
+        ("radii.0.energies", [-1.0, 2.0], "none negative"),
+        ("radii.1.energies", [1.0], r"radii has \[2, 1\] steps per alpha"),
+        ("domain.steps_min", 15, "15 to 14 steps"),
+        ("domain.rate_hz", 0.0, "0 Hz"),
+        ("domain.action_low", [], "action_low has 0 numbers and action_high 4"),
+    ],
+)
+def test_a_calibration_of_impossible_numbers_is_refused(
+    linear_bundle: Path, path: str, value: object, match: str
+) -> None:
+    heads = save(make_observer().to_arrays())
+    calibration = make_calibration(Bundle.open(linear_bundle), heads)
+    radii = (*calibration.radii, Radius(alpha=0.05, energies=(2.0, 3.0)))
+    install(linear_bundle, msgspec.structs.replace(calibration, radii=radii), heads)
+    assert Monitor.load(WorldModel.load(linear_bundle)).calibration.radii == radii
+    bundle = Bundle.open(linear_bundle)
+    document = json.loads((linear_bundle / calibration_name("fp32")).read_text())
+    *outer, last = (int(key) if key.isdigit() else key for key in path.split("."))
+    inner = document
+    for key in outer:
+        inner = inner[key]
+    inner[last] = value
+    with staged_bundle(linear_bundle, base=bundle) as staging:
+        text = json.dumps(document).replace("Infinity", "1e999")
+        (staging / calibration_name("fp32")).write_text(text)
+        seal(staging, bundle.manifest)
+    with pytest.raises(CalibrationError, match=match) as caught:
+        Monitor.load(WorldModel.load(linear_bundle))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_thresholds_that_are_not_finite_cannot_be_made(bad: float) -> None:
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        Thresholds(caution=bad, reject=bad, caution_alpha=0.5, reject_alpha=0.5, nominal=(0.0, bad))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        Radius(alpha=0.1, energies=(bad,))

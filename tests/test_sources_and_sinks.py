@@ -182,3 +182,19 @@ def test_json_lines_are_json_with_levels_spelled_out(recording: Path, model: Wor
     assert {line["level"] for line in lines} == {"UNKNOWN"}
     assert all("uncalibrated" in line["reasons"] for line in lines)
     assert all(line["score"] is None for line in lines)
+
+
+def test_a_slow_video_keeps_its_own_time(model: WorldModel, tmp_path: Path) -> None:
+    path = tmp_path / "slow.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=2)
+        stream.width, stream.height, stream.pix_fmt = 8, 8, "bgr0"
+        for _ in range(5):
+            frame = av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    observations = list(open_source(str(path), model.manifest, SourceOptions()))
+    assert [o.stamp_s for o in observations] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
+    session = Session(model, None)
+    flags = [session.step(observation).flag for observation in observations]
+    assert all("clock_jump" in flag.reasons for flag in flags[1:])

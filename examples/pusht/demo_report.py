@@ -106,7 +106,7 @@ def summary_rows(results: DemoResults) -> list[tuple[str, str]]:
     rows.append(("nominal episodes with CAUTION or more", percent(results.faults.false_alarms)))
     for fault in results.faults.faults:
         delay = "-" if fault.delay_median is None else f"{fault.delay_median:.0f} frames"
-        rows.append((f"{fault.fault}: detected, median delay", f"{_short(fault)}, {delay}"))
+        rows.append((f"{fault.fault}: detected, their median delay", f"{_short(fault)}, {delay}"))
     rows += [
         (f"spread against error, {spread.name}", f"Spearman {spread.overall.value:.2f} overall")
         for spread in results.spreads
@@ -219,18 +219,19 @@ def _faults(results: DemoResults) -> Section:
             (
                 f"Nominal episodes that raise CAUTION or more: {percent(report.false_alarms)}; "
                 f"that reach REJECT: {percent(report.rejections)}; "
-                f"{report.alarms_per_hour:.1f} alarms per hour of nominal operation."
+                f"{report.alarms_per_hour:.1f} alarms per hour of nominal operation. In the same steps "
+                f"as the faults, nominal episodes alarm in {percent(report.false_alarms_after_onset)}."
             ),
             (
                 f"Every fault begins at step {report.faults[0].onset} of an episode of 40; delays are "
-                "in frames from then (5 frames are one second)."
+                "in frames from then (5 frames are one second), over the episodes that were detected."
             ),
         ],
         tables=[
             Table(
                 header=("fault", "CAUTION or more", "REJECT", "median delay", "p90", "early"),
                 rows=rows,
-                caption="Detection per fault with 95 % intervals. Early: alarmed before the fault began.",
+                caption="Detection per fault with 95 % intervals, among episodes that had not alarmed before the fault began (early).",
             ),
             Table(
                 header=("channel", "nominal", *(fault.fault for fault in report.faults)),
@@ -390,7 +391,7 @@ def _variants(results: DemoResults) -> Section:
                 "fp32. fp16 is meant for TensorRT: ONNX Runtime's CPU provider gains nothing from it. "
                 "Accuracy is against the float32 torch model on held-out frames."
             ),
-            *results.exported.warnings,
+            *(f"Note: {warning}." for warning in results.exported.warnings),
         ],
         tables=[
             Table(

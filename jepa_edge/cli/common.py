@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print the re
 def progress_bars() -> Iterator[Progress]:
     """Yield a Progress that draws one bar per stage on stderr; silent without rich or a terminal.
 
-    Off a terminal every finished stage gets one line, so that logs stay readable.
+    Off a terminal every stage that took a second or more gets one line when it is done.
     """
     try:
         from rich.console import Console
@@ -35,7 +36,7 @@ def progress_bars() -> Iterator[Progress]:
         return
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _log_stage
+        yield _log_stages()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, TimeElapsedColumn(), console=console) as bars:
@@ -49,9 +50,15 @@ def progress_bars() -> Iterator[Progress]:
         yield show
 
 
-def _log_stage(stage: str, done: int, total: int) -> None:
-    if done >= total:
-        click.echo(f"{stage}: {done}/{total}", err=True)
+def _log_stages() -> Progress:
+    begun: dict[str, float] = {}
+
+    def log(stage: str, done: int, total: int) -> None:
+        start = begun.setdefault(stage, time.monotonic())
+        if done >= total and time.monotonic() - start >= 1.0:
+            click.echo(f"{stage}: {done}/{total} in {time.monotonic() - start:.0f} s", err=True)
+
+    return log
 
 
 def print_json(value: Any) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import msgspec
@@ -16,8 +17,9 @@ from jepa_edge.calibration import (
     calibrate_bundle,
     evaluate_faults,
 )
+from jepa_edge.calibration.calibrate import _warnings
 from jepa_edge.calibration.dataset import split_episodes
-from jepa_edge.calibration.records import VariantReport
+from jepa_edge.calibration.records import ActionUse, Coverage, VariantReport
 from jepa_edge.channels import CHANNELS
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.monitor import Monitor
@@ -116,6 +118,9 @@ def test_a_frozen_camera_is_seen_at_once(calibrated: Calibrated, tmp_path: Path)
     assert frozen.early.value <= 0.3
     assert report.false_alarms.low <= 0.1
     assert set(report.nominal_by_channel) == {channel.name for channel in CHANNELS}
+    assert frozen.detected.trials == 20 - frozen.early.count
+    assert frozen.early.trials == 20
+    assert report.false_alarms_after_onset.value <= report.false_alarms.value + 0.1
     assert report.alarms_per_hour >= 0.0
     with pytest.raises(InputError, match="the fault never begins"):
         evaluate_faults(
@@ -137,11 +142,15 @@ def twins(calibrated: Calibrated) -> Bundle:
     return Bundle.open(bundle.path)
 
 
-def test_calibrating_one_variant_keeps_the_others(calibrated: Calibrated, twins: Bundle) -> None:
+def test_calibrating_one_variant_keeps_the_others(
+    calibrated: Calibrated, twins: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
     before = snapshot(twins.path)
     options = dataclasses.replace(OPTIONS, variant="twin", seed=1)
     report = calibrate_bundle(twins.path, calibrated.data, options)
     assert list(report.variants) == ["twin"]
+    assert report.variants["twin"].warnings  # the caller tells them, the log does not repeat them
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     after = snapshot(twins.path)
     assert {name for name in before if after[name] != before[name]} == {"manifest.json"}
     assert "calibration/twin.json" in after
@@ -190,8 +199,56 @@ def test_short_episodes_are_refused(linear_bundle: Path, tmp_path: Path) -> None
                     stamps_s=episode.stamps_s[:5],
                 )
             )
+    stages: list[str] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        stages.append(stage)
+
     with pytest.raises(CalibrationError, match="has 4 actions, a window of history 3"):
-        calibrate_bundle(linear_bundle, tmp_path / "short", OPTIONS)
+        calibrate_bundle(linear_bundle, tmp_path / "short", OPTIONS, progress)
+    far = dataclasses.replace(OPTIONS, horizon=90)
+    with pytest.raises(CalibrationError, match=r"horizon 90 needs 92; .* lower the horizon"):
+        calibrate_bundle(linear_bundle, tmp_path / "long", far, progress)
+    assert stages == []
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_frozen_runs_are_refused(linear_bundle: Path, tmp_path: Path, same: bool) -> None:
+    """A camera that stands still, always at one color or at another one per episode."""
+    before = snapshot(linear_bundle)
+    first = Recording(record(tmp_path / "moving", 40, seed=5)).load(0)
+    with RecordingWriter(tmp_path / "still", RecordingInfo(rate_hz=5.0, action_dim=ACTION)) as out:
+        for index in range(40):
+            color = 100 if same else 60 + 3 * index
+            frames = np.full_like(first.frames, color)
+            out.add(dataclasses.replace(first, name=str(index), frames=frames))
+    with pytest.raises(CalibrationError, match="the recorded runs do not move; record varied runs"):
+        calibrate_bundle(linear_bundle, tmp_path / "still", OPTIONS)
+    assert snapshot(linear_bundle) == before
+
+
+def test_runs_that_repeat_one_another_are_refused(linear_bundle: Path, tmp_path: Path) -> None:
+    first = Recording(record(tmp_path / "moving", 40, seed=5)).load(0)
+    with RecordingWriter(tmp_path / "one", RecordingInfo(rate_hz=5.0, action_dim=ACTION)) as out:
+        for index in range(40):
+            out.add(dataclasses.replace(first, name=str(index)))
+    with pytest.raises(CalibrationError, match=r"conformal scores tie .* record varied runs"):
+        calibrate_bundle(linear_bundle, tmp_path / "one", OPTIONS)
+
+
+def test_only_implausible_coverage_warns(calibrated: Calibrated) -> None:
+    def row(plausible: bool) -> Coverage:
+        return msgspec.structs.replace(
+            calibrated.report.variants["fp32"].coverage[0], accepted=False, plausible=plausible
+        )
+
+    use = ActionUse(commanded=1.0, shuffled=2.0, ratio=2.0)
+    assert _warnings(use, [row(True)]) == ()
+    (warning,) = _warnings(use, [row(False)])
+    assert "come from 28 conformal episodes (all rows share that one draw)" in warning
+    assert "may not be exchangeable" in warning
+    deaf = msgspec.structs.replace(use, ratio=1.0)
+    assert "hardly listens" in _warnings(deaf, [])[0]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from jepa_edge.calibration.conformal import (
     conformal_quantile,
     conformal_rank,
     grouped_conformal_quantile,
+    predictive_interval,
     required_episodes,
 )
 from jepa_edge.errors import CalibrationError
@@ -107,3 +108,32 @@ def test_acceptance_interval_is_the_exact_one(trials: int, probability: float) -
 def test_binomial_p_value_of_the_expected_count_is_one() -> None:
     assert binomial_p_value(90, 100, 0.9) == pytest.approx(1.0)
     assert binomial_p_value(70, 100, 0.9) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("trials", "conformal", "alpha"), [(60, 28, 0.1), (60, 140, 0.05), (12, 19, 0.05)]
+)
+def test_predictive_interval_holds_over_calibrations(
+    trials: int, conformal: int, alpha: float
+) -> None:
+    """Draw threshold and tests anew many times: the interval holds, the binomial one does not."""
+    rng = np.random.default_rng(5)
+    counts = np.empty(20_000, np.int64)
+    for index in range(counts.size):
+        threshold = conformal_quantile(rng.random(conformal), alpha)
+        counts[index] = np.sum(rng.random(trials) <= threshold)
+    low, high = predictive_interval(trials, conformal, alpha)
+    below, above = np.mean(counts < low), np.mean(counts > high)
+    assert below <= 0.0065
+    assert above <= 0.0065
+    assert np.mean(counts <= low) > 0.0035  # one narrower would not hold
+    low, high = acceptance_interval(trials, 1.0 - alpha)
+    assert np.mean((counts < low) | (counts > high)) > 2 * (below + above)
+
+
+def test_predictive_interval_needs_a_finite_threshold() -> None:
+    with pytest.raises(CalibrationError, match="at least 19 scores, got 18"):
+        predictive_interval(20, 18, 0.05)
+    wide, sharp = predictive_interval(100, 19, 0.05), predictive_interval(100, 10**7 - 1, 0.05)
+    assert wide[0] < sharp[0]
+    assert sharp == acceptance_interval(100, 0.95)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -13,12 +14,14 @@ from jepa_edge.calibration.dataset import Windows
 from jepa_edge.calibration.spread import evaluate_spread, pick_windows, realized_error, risk_curve
 from jepa_edge.calibration.thresholds import (
     channel_scores,
+    check_varied,
     fit_radii,
     fit_standardization,
     fit_thresholds,
     worst_scores,
 )
 from jepa_edge.channels import BASE_CHANNELS, CHANNELS
+from jepa_edge.errors import CalibrationError
 
 W, T, H, D, A = 120, 3, 4, 8, 2
 
@@ -90,10 +93,12 @@ def test_coverage_and_reliability_of_exchangeable_episodes() -> None:
     radii = fit_radii(conformal, groups, (0.1, 0.05, 0.001))
     assert [radius.alpha for radius in radii] == [0.1, 0.05]
     test, test_groups = exchangeable(1, 100)
-    rows = measure_coverage(test, test_groups, radii, seed=0)
+    rows = measure_coverage(test, test_groups, radii, conformal_episodes=300, seed=0)
     assert len(rows) == 2 * H
     for row in rows:
         assert row.accepted
+        assert row.plausible
+        assert row.plausible_low <= row.accept_low <= row.accept_high <= row.plausible_high
         assert row.measured.trials == 100
         assert row.accept_low <= 1.0 - row.alpha <= row.accept_high
         assert row.all_windows == pytest.approx(1.0 - row.alpha, abs=0.05)
@@ -105,7 +110,37 @@ def test_coverage_of_other_episodes_is_not_accepted() -> None:
     conformal, groups = exchangeable(0, 300)
     radii = fit_radii(conformal, groups, (0.1,))
     test, test_groups = exchangeable(1, 300)
-    assert not any(row.accepted for row in measure_coverage(2.0 * test, test_groups, radii, 0))
+    rows = measure_coverage(2.0 * test, test_groups, radii, conformal_episodes=300, seed=0)
+    assert not any(row.accepted or row.plausible for row in rows)
+
+
+def test_only_more_than_the_radii_scatter_is_implausible() -> None:
+    """30 conformal episodes: a whole share of honest calibrations is not accepted as binomial."""
+    rejected = implausible = 0
+    for seed in range(150):
+        radii = fit_radii(*exchangeable(2 * seed, 30), (0.1,))
+        test = exchangeable(2 * seed + 1, 60)
+        rows = measure_coverage(*test, radii, conformal_episodes=30, seed=seed)
+        rejected += not rows[0].accepted
+        implausible += not rows[0].plausible
+    assert rejected >= 4
+    assert implausible <= 4
+
+
+def test_runs_in_which_nothing_happens_are_refused() -> None:
+    scales = fit_standardization(nominal_runs(0, 40))
+    worst = worst_scores(nominal_runs(1, 40), scales)
+    check_varied(scales, worst)
+    for name in ("innovation", "motion"):
+        still = tuple(
+            msgspec.structs.replace(s, high=1e-3) if s.name == name else s for s in scales
+        )
+        with pytest.raises(CalibrationError, match=rf"channel {name} hardly .* record varied runs"):
+            check_varied(still, worst)
+    with pytest.raises(CalibrationError, match="all 40 conformal scores tie"):
+        check_varied(scales, np.full(40, 0.7))
+    with pytest.raises(CalibrationError, match="1 of 40 conformal episodes have a score"):
+        check_varied(scales, np.where(np.arange(40) == 3, np.inf, worst))
 
 
 def nominal_runs(seed: int, episodes: int) -> list[NDArray[np.float64]]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from jepa_edge.bundle import Bundle, sha256_file
+from jepa_edge.bundle import Bundle, seal, sha256_file, staged_bundle
 from jepa_edge.errors import BundleError, ExportError, InputError, JepaEdgeError
 from jepa_edge.export import exporter
 from jepa_edge.export.checkpoint import save_checkpoint
@@ -300,8 +300,11 @@ def test_a_new_export_replaces_the_old_bundle_and_says_what_is_gone(
 ) -> None:
     path = tmp_path / "again.jepa"
     shutil.copytree(exported[0], path)
-    (path / "calibration").mkdir()
-    (path / "calibration/int8.json").write_text("{}")
+    old = Bundle.open(path)
+    with staged_bundle(path, base=old) as staging:
+        (staging / "calibration").mkdir()
+        (staging / "calibration/int8.json").write_text("{}")
+        seal(staging, old.manifest)
     options = ExportOptions(
         calibration_data=export_recording,
         precisions=(),

@@ -60,7 +60,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(tmp_path: Path) -> None
     assert page.cells == [hostile]
     assert page.links
     assert all(link.startswith("data:") for link in page.links), "a page must work offline"
-    (encoded,) = re.findall(r"data:image/png;base64,([^\"]+)", text)
+    (encoded,) = re.findall(r'<img alt="[^"]*" src="data:image/png;base64,([^"]+)"', text)
     assert base64.b64decode(encoded) == PICTURE
     assert text.count("Plotly.newPlot(") >= 1
 

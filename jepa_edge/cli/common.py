@@ -54,9 +54,11 @@ def _log_stages() -> Progress:
     begun: dict[str, float] = {}
 
     def log(stage: str, done: int, total: int) -> None:
-        start = begun.setdefault(stage, time.monotonic())
-        if done >= total and time.monotonic() - start >= 1.0:
-            click.echo(f"{stage}: {done}/{total} in {time.monotonic() - start:.0f} s", err=True)
+        taken_s = time.monotonic() - begun.setdefault(stage, time.monotonic())
+        if done >= total:
+            del begun[stage]  # the same stage may come again
+            if taken_s >= 1.0:
+                click.echo(f"{stage}: {done}/{total} in {taken_s:.0f} s", err=True)
 
     return log
 

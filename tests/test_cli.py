@@ -186,7 +186,7 @@ def test_hostile_options_are_refused(calibrated_bundle: Path, runs: Path, tmp_pa
     run = ("run", calibrated_bundle, "--source", runs, "--rate", 0)
     _refused(_cli(*run, "--samples", 1), "samples")
     _refused(_cli(*run, "--horizon", 0), "horizon")
-    _refused(_cli(*run, "--seed", 2**70), "--seed")
+    _refused(_cli(*run, "--seed", 2**70), "seed")
     _refused(_cli(*run, "--resize"), "videos")
     taken = tmp_path / "taken.jsonl"
     taken.write_text("precious")

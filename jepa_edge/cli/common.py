@@ -17,7 +17,7 @@ from jepa_edge.errors import MissingDependencyError
 from jepa_edge.progress import Progress, silent
 
 BUNDLE = click.Path(path_type=Path)
-SEED = click.IntRange(0, 2**63 - 1)
+SEED = click.IntRange(min=0)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 

@@ -31,8 +31,12 @@ def plain_lines() -> Sink:
         nonlocal last
         flag = update.flag
         if (flag.level, flag.reason_bits) != last:
-            reasons = ", ".join(flag.reasons) or "no reason"
-            click.echo(f"{flag.stamp_s:10.3f} s  frame {flag.seq:5d}  {flag.level.name}: {reasons}")
+            told = flag.level.name
+            if flag.reasons:
+                told += ": " + ", ".join(flag.reasons)
+            elif flag.level > Level.NOMINAL:
+                told += ": held until calmer frames have come"
+            click.echo(f"{flag.stamp_s:10.3f} s  frame {flag.seq:5d}  {told}")
             last = (flag.level, flag.reason_bits)
 
     return write

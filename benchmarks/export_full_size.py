@@ -19,6 +19,7 @@ import os
 import platform
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -115,6 +116,13 @@ def write_recording(path: Path, config: LeWMConfig, episodes: int, seed: int) ->
             )
 
 
+def _portable(report: dict[str, Any]) -> dict[str, Any]:
+    """Drop the paths of this machine's temporary directory."""
+    report["bundle"] = Path(report["bundle"]).name
+    report["data"]["recording"] = Path(report["data"]["recording"]).name
+    return report
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=RESULT, help="(default: %(default)s)")
@@ -179,7 +187,7 @@ def main() -> None:
         "load_average": os.getloadavg()[0],
         "values": sum(tensor.numel() for tensor in model.state_dict().values()),
         "checks": checks,
-        "report": msgspec.to_builtins(report),
+        "report": _portable(msgspec.to_builtins(report)),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")

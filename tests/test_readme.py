@@ -40,6 +40,10 @@ def test_the_commands_and_the_python_example_work(tmp_path: Path) -> None:
 
 
 def test_every_linked_file_exists() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for document in [
+        ROOT / "README.md",
+        ROOT / "benchmarks/README.md",
+        *(ROOT / "docs").glob("*.md"),
+    ]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links {target}"

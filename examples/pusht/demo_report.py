@@ -224,7 +224,9 @@ def _faults(results: DemoResults) -> Section:
             ),
             (
                 f"Every fault begins at step {report.faults[0].onset} of an episode of 40; delays are "
-                "in frames from then (5 frames are one second), over the episodes that were detected."
+                "in frames from then (5 frames are one second), over the episodes that were detected. "
+                "Friction: the block keeps 90 % of its velocity per second. That severity was chosen after "
+                "a milder one, 30 %, had been flagged in only 4 of 25 episodes."
             ),
         ],
         tables=[

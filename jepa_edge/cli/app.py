@@ -6,12 +6,12 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
 import click
 
+from jepa_edge.cli import stop
 from jepa_edge.errors import JepaEdgeError
 from jepa_edge.version import __version__
 
@@ -31,7 +31,7 @@ Exit codes:
   0  done
   1  a defect in jepa-edge; please report it
   2  input that you can fix: the one line on stderr says how
-  130  interrupted
+  130  interrupted; 143 terminated, at the next safe point
 """
 
 
@@ -66,8 +66,7 @@ def cli(verbose: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    # `timeout`, systemd and CI stop us with SIGTERM: unwind, so that nothing half-written stays.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    stop.install()
     try:
         cli.main(args=arguments, prog_name="jepa-edge", standalone_mode=False)
     except click.ClickException as error:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import msgspec
 
+from jepa_edge.cli import stop
 from jepa_edge.errors import MissingDependencyError
 from jepa_edge.progress import Progress, silent
 
@@ -32,11 +33,11 @@ def progress_bars() -> Iterator[Progress]:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
     except ImportError:
-        yield silent
+        yield _stoppable(silent)
         return
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _log_stages()
+        yield _stoppable(_log_stages())
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, TimeElapsedColumn(), console=console) as bars:
@@ -47,7 +48,17 @@ def progress_bars() -> Iterator[Progress]:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
-        yield show
+        yield _stoppable(show)
+
+
+def _stoppable(progress: Progress) -> Progress:
+    """Make every sign of progress a point at which the work can be stopped."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        stop.check()
+        progress(stage, done, total)
+
+    return report
 
 
 def _log_stages() -> Progress:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from jepa_edge.cli import stop
 from jepa_edge.cli.common import BUNDLE, SEED
 from jepa_edge.errors import CalibrationError, InputError
 
@@ -133,6 +134,7 @@ def command(
             sinks.append(json_lines(stack.enter_context(jsonl.open("wb"))))
         due_s = time.monotonic()
         for observation in stream:
+            stop.check()
             time.sleep(max(0.0, due_s - time.monotonic()))
             due_s += period_s
             update = session.step(observation)

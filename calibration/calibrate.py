@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from safetensors.numpy import save
 
@@ -44,6 +43,7 @@ from jepa_edge.calibration.thresholds import (
 )
 from jepa_edge.calibration_file import Calibration, Domain
 from jepa_edge.channels import LONG, episode_steps
+from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import calibration_name, heads_name
 from jepa_edge.progress import Progress, silent
 from jepa_edge.recording import Recording, check_fits
@@ -198,11 +198,9 @@ def _write(staging: Path, variant: str, result: Fitted, bundle_name: str) -> Non
     """Put one variant's calibration and reports into a staged bundle."""
     for folder in ("calibration", "reports"):
         (staging / folder).mkdir(exist_ok=True)
-    payload = msgspec.json.format(msgspec.json.encode(result.report.calibration), indent=2)
-    (staging / calibration_name(variant)).write_bytes(payload + b"\n")
+    (staging / calibration_name(variant)).write_bytes(json_bytes(result.report.calibration))
     (staging / heads_name(variant)).write_bytes(result.heads)
-    report = msgspec.json.format(msgspec.json.encode(result.report), indent=2)
-    (staging / f"reports/calibration_{variant}.json").write_bytes(report + b"\n")
+    (staging / f"reports/calibration_{variant}.json").write_bytes(json_bytes(result.report))
     write_report(staging / f"reports/calibration_{variant}.html", result.report, bundle_name)
 
 

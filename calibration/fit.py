@@ -21,6 +21,7 @@ from jepa_edge.channels import Observer, inverse_features
 from jepa_edge.latent_variable import LatentVariable, Predictor
 from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
+from jepa_edge.rollout import roll
 
 _GAIN_WINDOWS = 512
 _GAIN_SAMPLES = 4
@@ -112,12 +113,8 @@ def action_use(model: Predictor, windows: Windows, steps: int, seed: int) -> tup
     shuffled[:, history - 1 :] = shuffled[rng.permutation(len(chosen)), history - 1 :]
     errors = []
     for actions in (chosen.actions, shuffled):
-        window = chosen.history
-        for step in range(steps):
-            taken = np.ascontiguousarray(actions[:, step : step + history])
-            latent = model.predict(window, taken)
-            window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
-        errors.append(float(np.mean((window[:, -1] - chosen.observed[:, steps - 1]) ** 2)))
+        last = roll(model.predict, chosen.history, actions[:, : history - 1 + steps])[:, -1]
+        errors.append(float(np.mean((last - chosen.observed[:, steps - 1]) ** 2)))
     return errors[0], errors[1]
 
 

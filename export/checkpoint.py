@@ -27,11 +27,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from jepa_edge.bundle import sha256_file
 from jepa_edge.errors import CheckpointError, InputError, MissingDependencyError
 from jepa_edge.export.families.lewm import LeWM, LeWMConfig
 from jepa_edge.export.families.lewm_hydra import config_from_hydra
 from jepa_edge.export.families.lewm_keys import NOT_IN_SHAPES, canonical_keys, config_from_shapes
-from jepa_edge.export.weights import file_sha256, read_state_dict
+from jepa_edge.export.weights import read_state_dict
+from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 
 _log = logging.getLogger(__name__)
@@ -131,7 +133,7 @@ def load_checkpoint(
         observation=observation,
         action=action,
         weights=weights,
-        sha256=file_sha256(weights),
+        sha256=sha256_file(weights),
         assumed=tuple(assumed),
     )
     _check_specs(model_config, extras)
@@ -160,7 +162,7 @@ def save_checkpoint(
     _replace_file(
         directory / WEIGHTS_NAME, safetensors.torch.save(tensors, metadata={"format": "pt"})
     )
-    payload = msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
+    payload = json_bytes(config)
     _replace_file(directory / CONFIG_NAME, payload)
 
 

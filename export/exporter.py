@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from jepa_edge.export.quantize import to_fp16
 from jepa_edge.export.reference import Reference
 from jepa_edge.export.sensitivity import min_cosine
 from jepa_edge.golden import GOLDEN_NAME, Golden
+from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import (
     GraphSpec,
     LatentSpec,
@@ -111,14 +113,13 @@ def export_bundle(
         )
         reports = {}
         for name, graphs in variants.items():
-            counts: dict[str, int] = {}
+            counts: Counter[str] = Counter()
             for graph in graphs.values():
-                for precision, count in realized_precisions(graph).items():
-                    counts[precision] = counts.get(precision, 0) + count
+                counts.update(realized_precisions(graph))
             reports[name] = VariantReport(
                 **msgspec.structs.asdict(parity[name]),
                 precision=name,
-                realized=counts,
+                realized=dict(counts),
                 quantization=quantization if name == Precision.INT8.value else {},
             )
         _check_budget(reports, options.max_latent_error)
@@ -136,8 +137,7 @@ def export_bundle(
             seconds=round(time.perf_counter() - begun, 1),
         )
         progress("writing the report", 0, 1)
-        payload = msgspec.json.format(msgspec.json.encode(report), indent=2)
-        Path(_place(staging, REPORT_JSON)).write_bytes(payload + b"\n")
+        Path(_place(staging, REPORT_JSON)).write_bytes(json_bytes(report))
         write_export_page(report, Path(_place(staging, REPORT_HTML)))
         seal(
             staging,

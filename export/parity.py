@@ -19,6 +19,7 @@ from jepa_edge.export.reference import Reference
 from jepa_edge.export.sensitivity import latent_error
 from jepa_edge.metrics import centered_cosine, sqnr_db
 from jepa_edge.progress import Progress, silent
+from jepa_edge.rollout import roll
 
 SQNR_CEILING_DB = 200.0
 """Stands for equality, since JSON has no infinity."""
@@ -238,13 +239,7 @@ class _Runner:
     def rollout(
         self, history: NDArray[np.float32], actions: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        steps = history.shape[1]
-        window, predicted = history, []
-        for step in range(actions.shape[1] - steps + 1):
-            latent = self.predict(window, np.ascontiguousarray(actions[:, step : step + steps]))
-            predicted.append(latent)
-            window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
-        return np.stack(predicted, axis=1)
+        return roll(self.predict, history, actions)
 
 
 def _candidates(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import pickle
 import re
@@ -26,15 +25,6 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training frameworks nest the state dict."""
 
 StateDict = dict[str, Tensor]
-
-
-def file_sha256(path: Path) -> str:
-    """Return the lowercase hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_state_dict(path: Path) -> StateDict:

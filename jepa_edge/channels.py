@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from jepa_edge.flags import Reason
 from jepa_edge.latent_variable import LatentVariable, Predictor, Transitions
 from jepa_edge.mlp import MLP, require
+from jepa_edge.rollout import roll
 
 LONG = 4
 """Steps of the longer prediction that is compared with what came."""
@@ -279,14 +280,9 @@ def episode_rollouts(
     with its last action; that part has nothing to be compared with.
     """
     total = len(actions)
-    first = np.arange(total - history + 1)[:, None] + np.arange(history)
-    window = latents[first]
-    rolled = np.empty((len(window), horizon, *latents.shape[1:]), np.float32)
-    for step in range(horizon):
-        taken = actions[np.minimum(first + step, total - 1)]
-        rolled[:, step] = model.predict(window, taken)
-        window = np.concatenate([window[:, 1:], rolled[:, step, None]], axis=1)
-    return rolled
+    first = np.arange(total - history + 1)[:, None]
+    taken = np.minimum(first + np.arange(history - 1 + horizon), total - 1)
+    return roll(model.predict, latents[first + np.arange(history)], actions[taken])
 
 
 def episode_steps(

@@ -14,6 +14,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from jepa_edge.errors import BundleError, InputError
+from jepa_edge.json_text import json_bytes
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -177,7 +178,7 @@ def canonical_bytes(manifest: Manifest) -> bytes:
     blank = msgspec.structs.replace(manifest, sha256="")
     digest = hashlib.sha256(msgspec.json.encode(blank)).hexdigest()
     signed = msgspec.structs.replace(manifest, sha256=digest)
-    return msgspec.json.format(msgspec.json.encode(signed), indent=2) + b"\n"
+    return json_bytes(signed)
 
 
 def parse_manifest(payload: bytes, where: str) -> Manifest:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from jepa_edge.atomic import staged_directory
 from jepa_edge.errors import InputError
+from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 
 _INFO_NAME = "recording.json"
@@ -192,6 +193,5 @@ class RecordingWriter:
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            payload = msgspec.json.format(msgspec.json.encode(self.info), indent=2)
-            (self._staging / _INFO_NAME).write_bytes(payload + b"\n")
+            (self._staging / _INFO_NAME).write_bytes(json_bytes(self.info))
         self._stack.__exit__(kind, error, trace)

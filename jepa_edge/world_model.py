@@ -17,6 +17,7 @@ from jepa_edge.errors import BundleError, InputError
 from jepa_edge.golden import Golden
 from jepa_edge.manifest import Manifest, calibration_name
 from jepa_edge.metrics import sqnr_db
+from jepa_edge.rollout import roll
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,8 @@ class WorldModel:
                     "run `jepa-edge calibrate` on it first"
                 )
         models = [cls(bundle, name, backend) for name in names]
-        replays = [model.replay_golden() for model in models]
+        golden = Golden.read(bundle)
+        replays = [model.replay_golden(golden) for model in models]
         passing = [index for index, replay in enumerate(replays) if replay.passed]
         if not passing:
             told = ", ".join(
@@ -153,26 +155,15 @@ class WorldModel:
         the history's latents, then H future ones. Raises InputError on any other shape.
         """
         steps = self.manifest.history
-        horizon = actions.shape[1] - (steps - 1)
-        if horizon < 1:
+        if actions.shape[1] < steps:
             raise InputError(
                 f"actions hold {actions.shape[1]} blocks, expected at least {steps}: "
                 f"{steps - 1} past and one or more future ones"
             )
-        window = np.ascontiguousarray(history, dtype=np.float32)
-        predicted = []
-        for step in range(horizon):
-            latent = self.predict(window, np.ascontiguousarray(actions[:, step : step + steps]))
-            predicted.append(latent)
-            window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
-        return np.stack(predicted, axis=1)
+        return roll(self.predict, np.ascontiguousarray(history, dtype=np.float32), actions)
 
-    def replay_golden(self, repeats: int = 5) -> GoldenReplay:
-        """Run the golden inputs and compare with the reference outputs.
-
-        Raises BundleError when the bundle has no golden data.
-        """
-        golden = Golden.read(self.bundle)
+    def replay_golden(self, golden: Golden, repeats: int = 5) -> GoldenReplay:
+        """Run the bundle's golden inputs and compare with the reference outputs."""
         spec = self.manifest.variants[self.variant]
         encoder_db = sqnr_db(golden.latents, self.encode(golden.frames))
         predictor_db = sqnr_db(golden.predictions, self.predict(golden.history, golden.actions))

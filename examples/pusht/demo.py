@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +25,7 @@ from jepa_edge.calibration.spread import evaluate_spread, pick_windows
 from jepa_edge.cli.common import progress_bars
 from jepa_edge.export.exporter import export_bundle
 from jepa_edge.export.options import ExportOptions
+from jepa_edge.json_text import json_bytes
 from jepa_edge.monitor import Monitor
 from jepa_edge.planner import PlannerConfig
 from jepa_edge.progress import Progress
@@ -65,8 +65,7 @@ def main() -> None:
         results = run(arguments, progress)
     results.seconds = time.monotonic() - started
     summary = summarize(results)
-    payload = msgspec.json.format(msgspec.json.encode(summary), indent=2)
-    (arguments.out / "summary.json").write_bytes(payload + b"\n")
+    (arguments.out / "summary.json").write_bytes(json_bytes(summary))
     write_demo_report(arguments.out / "report.html", results)
     print_summary(results, arguments.out)
 

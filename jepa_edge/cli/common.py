@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from jepa_edge.cli import stop
 from jepa_edge.errors import MissingDependencyError
+from jepa_edge.json_text import json_bytes
 from jepa_edge.progress import Progress, silent
 
 BUNDLE = click.Path(path_type=Path)
@@ -76,7 +76,7 @@ def _log_stages() -> Progress:
 
 def print_json(value: Any) -> None:
     """Print any msgspec-encodable value as indented JSON on stdout."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    sys.stdout.write(json_bytes(value).decode())
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ def command(bundle: Path, replay: bool, as_json: bool) -> None:
     """Verify the hashes of BUNDLE and show its model, variants and calibrations."""
     from jepa_edge.backends.onnxruntime import OnnxRuntimeBackend
     from jepa_edge.bundle import Bundle
+    from jepa_edge.golden import Golden
     from jepa_edge.manifest import calibration_name
     from jepa_edge.world_model import WorldModel
 
@@ -36,9 +37,9 @@ def command(bundle: Path, replay: bool, as_json: bool) -> None:
     manifest = opened.manifest
     replays = {}
     if replay:
-        backend = OnnxRuntimeBackend()
+        backend, golden = OnnxRuntimeBackend(), Golden.read(opened)
         for name in manifest.variants:
-            replays[name] = WorldModel(opened, name, backend).replay_golden()
+            replays[name] = WorldModel(opened, name, backend).replay_golden(golden)
     if as_json:
         print_json({"manifest": manifest, "replay": replays})
         return

@@ -110,7 +110,7 @@ def test_each_variant_loads_and_computes_what_torch_does(
 ) -> None:
     path, report = exported
     world = WorldModel.load(path, variant)
-    assert world.replay_golden().passed
+    assert world.replay_golden(Golden.read(world.bundle)).passed
     episodes = _held_out_episodes(export_recording, report)
     frames = np.concatenate([episode.frames for episode in episodes])
     latents = _torch_latents(export_model, frames, export_specs[0])[:, None]

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything sets itself up in .venv; a fresh machine needs python3 (3.10 or newer) with venv,
-# a C++20 compiler and make.
+# a C++20 compiler and make. `make test` adds Debian packages (.ci/apt) where it may.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := export,calibration,mcap,sim
-SOURCES := pyproject.toml CMakeLists.txt $(VENV)/.modules $(shell find csrc -name '*.?pp')
+SOURCES := pyproject.toml CMakeLists.txt csrc/CMakeLists.txt $(VENV)/.modules \
+           $(shell find csrc -name '*.?pp' -not -path 'csrc/tests/*')
 
 # An editable install knows the modules that were there when it was made: install again when the
 # list of them changes.
@@ -15,13 +16,17 @@ ifneq ($(MODULES),$(shell cat $(VENV)/.modules 2>/dev/null))
   $(shell mkdir -p $(VENV) && echo $(MODULES) > $(VENV)/.modules)
 endif
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench lint format clean tools
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/pusht/demo.py --out runs/demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev tools
 	$(BIN)/python -m pytest
+
+# For the C++ tests: doctest, and a compiler and an emulator for aarch64.
+tools:
+	.ci/apt
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run_all.py

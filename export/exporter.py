@@ -19,6 +19,7 @@ from jepa_edge.errors import ExportError
 from jepa_edge.export.centering import center_encoder
 from jepa_edge.export.checkpoint import FAMILY, CheckpointExtras, load_checkpoint
 from jepa_edge.export.data import ExportData, Windows, split_recording
+from jepa_edge.export.engine_parity import EngineParity, compare_engine
 from jepa_edge.export.graphs import EncoderGraph, PredictorGraph
 from jepa_edge.export.int8 import QuantizationReport, make_int8
 from jepa_edge.export.onnx_export import export_encoder, export_predictor
@@ -30,7 +31,7 @@ from jepa_edge.export.options import (
     VariantReport,
 )
 from jepa_edge.export.page import write_export_page
-from jepa_edge.export.parity import GraphParity, HeldOut, compare_variants, judge
+from jepa_edge.export.parity import MIN_FP32_DB, GraphParity, HeldOut, compare_variants, judge
 from jepa_edge.export.predictor_weights import write_predictor_weights
 from jepa_edge.export.profile import realized_precisions
 from jepa_edge.export.quantize import to_fp16
@@ -39,6 +40,8 @@ from jepa_edge.export.sensitivity import min_cosine
 from jepa_edge.golden import GOLDEN_NAME, Golden
 from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import (
+    EnginePrecision,
+    EngineSpec,
     GraphSpec,
     LatentSpec,
     Manifest,
@@ -54,8 +57,6 @@ REPORT_HTML = "reports/export.html"
 PREDICTOR_WEIGHTS = "predictor.safetensors"
 
 _GOLDEN_WINDOWS = 16
-# Float32 rounding leaves 90 dB and more; below this the graph computes something else.
-_MIN_FP32_DB = 60.0
 _TOOLS = ("jepa-edge", "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim", "nncf")
 
 _Graphs = dict[str, Any]  # "encoder" and "predictor" to ModelProto
@@ -127,11 +128,16 @@ def export_bundle(
 
         _golden(held_out).write(_place(staging, GOLDEN_NAME))
         write_predictor_weights(predictor, config, staging / PREDICTOR_WEIGHTS)
+        engine = compare_engine(
+            staging / PREDICTOR_WEIGHTS, held_out, options.max_latent_error, progress
+        )
+        warnings += _engine_warnings(engine, options.max_latent_error)
         report = ExportReport(
             bundle=str(out),
             family=FAMILY,
             max_latent_error=options.max_latent_error,
             variants=tuple(reports.values()),
+            engine=engine,
             data=_data_report(recording, data),
             warnings=tuple(warnings),
             seconds=round(time.perf_counter() - begun, 1),
@@ -162,6 +168,18 @@ def export_bundle(
                     )
                     for name, graphs in variants.items()
                 },
+                engine=EngineSpec(
+                    file=PREDICTOR_WEIGHTS,
+                    precisions={
+                        parity.precision: EnginePrecision(
+                            sqnr_db=parity.sqnr_db,
+                            centered_cosine=parity.centered_cosine,
+                            cost_rank_correlation=parity.cost_rank_correlation,
+                        )
+                        for parity in engine
+                        if parity.fits
+                    },
+                ),
                 provenance=_provenance(checkpoint, extras, options),
                 files={},
             ),
@@ -222,10 +240,10 @@ def _check_budget(reports: dict[str, VariantReport], max_error: float) -> None:
         for part in ("encoder", "predictor"):
             graph: GraphParity = getattr(report, part)
             error, cosine = 10.0 ** (-graph.sqnr_db / 20.0), graph.centered_cosine
-            if name == Precision.FP32.value and graph.sqnr_db < _MIN_FP32_DB:
+            if name == Precision.FP32.value and graph.sqnr_db < MIN_FP32_DB:
                 raise ExportError(
                     f"the exported {part} does not compute what torch does: "
-                    f"{graph.sqnr_db:.1f} dB, expected {_MIN_FP32_DB:g} dB or more in fp32; "
+                    f"{graph.sqnr_db:.1f} dB, expected {MIN_FP32_DB:g} dB or more in fp32; "
                     "install the versions of the extra `export`, and report it if it stays"
                 )
             if error > max_error or cosine < min_cosine(max_error):
@@ -269,6 +287,17 @@ def _measured_warnings(reports: dict[str, VariantReport]) -> list[str]:
                     "variant `auto` picks the fastest at run time"
                 )
     return warnings
+
+
+def _engine_warnings(engine: tuple[EngineParity, ...], max_error: float) -> list[str]:
+    return [
+        f"the rollout engine misses the budget in {parity.precision} (latent error "
+        f"{10.0 ** (-parity.sqnr_db / 20.0):.3g}, centered cosine {parity.centered_cosine:.4f}, "
+        f"expected at most {max_error:g} and at least {min_cosine(max_error):.4f}); planners of "
+        "this bundle will not use it"
+        for parity in engine
+        if not parity.fits
+    ]
 
 
 def _golden(held_out: HeldOut) -> Golden:

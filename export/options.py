@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from jepa_edge.errors import InputError
+from jepa_edge.export.engine_parity import EngineParity
 from jepa_edge.export.int8 import QuantizationReport
 from jepa_edge.export.parity import VariantParity
 
@@ -104,6 +105,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     family: str
     max_latent_error: float
     variants: tuple[VariantReport, ...]
+    engine: tuple[EngineParity, ...]
     data: DataReport
     warnings: tuple[str, ...]
     seconds: float

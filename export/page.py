@@ -23,6 +23,7 @@ def write_export_page(report: ExportReport, path: Path) -> None:
         f"{report.family}, {names}, {report.seconds:.0f} s",
         [
             _summary(report),
+            _engine(report),
             _speed(report),
             _drift(report),
             *(_layers(variant) for variant in report.variants if variant.quantization),
@@ -75,6 +76,37 @@ def _summary(report: ExportReport) -> Section:
         title="Variants",
         paragraphs=[intro, *(f"Note: {warning}." for warning in report.warnings)],
         tables=(graphs, ranks),
+    )
+
+
+def _engine(report: ExportReport) -> Section:
+    rows = [
+        (
+            parity.precision,
+            f"{parity.sqnr_db:.1f}",
+            f"{parity.centered_cosine:.5f}",
+            " ".join(f"{error:.4f}" for error in parity.rollout_error),
+            f"{parity.cost_rank_correlation:.4f}",
+            f"{parity.cost_rank_correlation_worst:.4f}",
+            "yes" if parity.fits else "no",
+        )
+        for parity in report.engine
+    ]
+    return Section(
+        title="Rollout engine",
+        paragraphs=[
+            "The C++ core that plans computes the predictor itself, from predictor.safetensors. "
+            "Same windows and same budget as above; latents are torch's."
+        ],
+        tables=(
+            Table(
+                header=(
+                    *("precision", "SQNR dB", "cosine", "rollout error, steps 1 to 5"),
+                    *("rank correlation", "worst start", "offered"),
+                ),
+                rows=rows,
+            ),
+        ),
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from jepa_edge.errors import BundleError, InputError
 from jepa_edge.json_text import json_bytes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 REFERENCE_VARIANT = "fp32"
 
@@ -132,6 +132,24 @@ class VariantSpec(_Strict, frozen=True, kw_only=True):
     predictor: GraphSpec
 
 
+class EnginePrecision(_Strict, frozen=True, kw_only=True):
+    """The rollout engine in one precision, against the float32 torch output on held-out windows.
+
+    cost_rank_correlation: Spearman, of planner costs of candidate actions.
+    """
+
+    sqnr_db: float
+    centered_cosine: float
+    cost_rank_correlation: float
+
+
+class EngineSpec(_Strict, frozen=True, kw_only=True):
+    """The predictor as the C++ core computes it. precisions: those within the accuracy budget."""
+
+    file: str
+    precisions: dict[Literal["float32", "bfloat16", "int8"], EnginePrecision]
+
+
 class Provenance(_Strict, frozen=True, kw_only=True):
     """Where the bundle came from."""
 
@@ -152,6 +170,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     latent: LatentSpec
     history: Positive
     variants: dict[VariantName, VariantSpec]
+    engine: EngineSpec | None = None
     provenance: Provenance
     files: dict[str, Sha256]
     sha256: str = ""
@@ -206,6 +225,8 @@ def parse_manifest(payload: bytes, where: str) -> Manifest:
         for graph in (variant.encoder, variant.predictor):
             if graph.file not in manifest.files:
                 raise BundleError(f"{where} names {graph.file!r} but lists no sha256 for it")
+    if manifest.engine is not None and manifest.engine.file not in manifest.files:
+        raise BundleError(f"{where} names {manifest.engine.file!r} but lists no sha256 for it")
     if canonical_bytes(manifest) != payload:
         raise BundleError(
             f"{where} was altered after it was written (its sha256 does not match); "

@@ -1,50 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Planning in latent space with the cross-entropy method."""
+"""Planning in latent space: CEM, iCEM and MPPI of the C++ core, under a deadline if need be."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge import _core
-from jepa_edge.errors import InputError
+from jepa_edge.channels import Whitener
+from jepa_edge.errors import InputError, JepaEdgeError
+from jepa_edge.latent_variable import LatentVariable
+from jepa_edge.planner_config import PlannerConfig, RiskConfig, in_range
 from jepa_edge.world_model import WorldModel
+
+__all__ = [
+    "NoTrustedPlanError",
+    "Objective",
+    "Plan",
+    "PlanDiagnostics",
+    "Planner",
+    "PlannerConfig",
+    "RiskConfig",
+    "goal_energy",
+    "shift_plan",
+]
+
+
+class NoTrustedPlanError(JepaEdgeError):
+    """Every candidate was refused, by the trust horizon or by an objective: stop and ask."""
+
+
+class Objective(Protocol):
+    """A user's own cost, in place of the distance to a goal."""
+
+    def __call__(
+        self, latents: NDArray[np.float32], actions: NDArray[np.float32]
+    ) -> NDArray[np.floating]:
+        """Return the energy of every candidate, (S,), lower is better; +inf refuses a candidate.
+
+        latents: (S, M, H, N, D) float32, the predicted futures, M samples of each candidate, not
+        finite where one diverged. actions: (S, H, A) float32, raw units. Both are views of the
+        planner's memory: read-only, overwritten by the next iteration; copy what must last.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannerConfig:
-    """Settings of the search; the defaults are LeWorldModel's for PushT, with fewer iterations.
+class PlanDiagnostics:
+    """How the search went.
 
-    horizon: action blocks. goal_steps: how many of the last predicted latents are held against the
-    goal; 1 is upstream's energy, more make a plan get there early and stay. candidates, elites,
-    iterations: of the cross-entropy method. init_std: first standard deviation, in units of the
-    training actions' own. clip: hold candidates within the manifest's action limits (upstream
-    does not).
+    evaluated: candidates rolled out; diverged, refused: how many of those gave no finite energy.
+    evaluate_s: seconds spent rolling out and judging; the rest of the plan's time is the search.
     """
 
-    horizon: int = 5
-    goal_steps: int = 1
-    candidates: int = 300
-    elites: int = 30
-    iterations: int = 10
-    init_std: float = 1.0
-    clip: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.goal_steps <= self.horizon:
-            raise InputError(
-                f"goal_steps is {self.goal_steps}, expected 1 to the horizon, {self.horizon}"
-            )
-        if not (self.horizon >= 1 and 2 <= self.elites <= self.candidates and self.iterations >= 1):
-            raise InputError(
-                f"horizon {self.horizon}, candidates {self.candidates}, elites {self.elites}, "
-                f"iterations {self.iterations}: expected horizon and iterations of at least 1 and "
-                "2 <= elites <= candidates"
-            )
+    evaluated: int
+    diverged: int
+    refused: int
+    evaluate_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +70,20 @@ class Plan:
     """A planned action sequence.
 
     actions: (H, A) float32, raw units. energies: (iterations,) float32, mean energy of the elites.
-    time_s: seconds that the search took.
+    spread: (H,) float32, standard deviation of the last elites at each step, root mean square over
+    the action's numbers, in units of the training actions' own. best_actions: (H, A) float32, the
+    best candidate evaluated, of energy best_energy. iterations: done. deadline_hit: whether it
+    stopped before the last iteration for lack of time. time_s: seconds that the search took.
     """
 
     actions: NDArray[np.float32]
     energies: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    best_actions: NDArray[np.float32]
+    best_energy: float
+    iterations: int
+    deadline_hit: bool
+    diagnostics: PlanDiagnostics
     time_s: float
 
 
@@ -71,89 +98,287 @@ def goal_energy(
     return np.asarray(squared.mean(axis=1), np.float32)
 
 
-class Planner:
-    """Cross-entropy method as stable-worldmodel runs it (`solver/cem.py`, 0.1.1).
+def shift_plan(
+    actions: NDArray[np.float32], blocks: int = 1, fill: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Return a plan moved `blocks` ahead, to start the next search from: (H, A) float32.
 
-    Candidate 0 is the mean; mean and standard deviation are refitted to the elites; candidates are
-    drawn in z-scored actions. Random numbers are a function of seed, iteration and index alone.
+    actions: (H, A) raw units, as planned. fill: (A,) raw units for the freed blocks at the end,
+    such as the mean training action; None repeats the last block.
+    Raises InputError on other shapes.
+    """
+    if actions.ndim != 2 or blocks < 0 or (fill is not None and fill.shape != actions.shape[1:]):
+        raise InputError(
+            f"actions have shape {actions.shape}, fill {None if fill is None else fill.shape}, "
+            f"blocks is {blocks}: expected (H, A), (A,) and 0 or more"
+        )
+    filler = None if fill is None else np.ascontiguousarray(fill, np.float32)
+    return _core.shift_plan(np.ascontiguousarray(actions, np.float32), blocks, filler)
+
+
+class Planner:
+    """Searches the action sequence of lowest energy: stable-worldmodel's solvers, in the core.
+
+    The rollout runs in the core where the bundle holds its predictor for it, else through
+    `WorldModel.rollout`. Random numbers are a function of seed, iteration and index alone, and
+    plans are the same at any number of threads. Calls from several threads wait for one another:
+    for plans in parallel give each thread a planner of its own.
     """
 
-    def __init__(self, model: WorldModel, config: PlannerConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: WorldModel,
+        config: PlannerConfig | None = None,
+        *,
+        radius: NDArray[np.floating] | None = None,
+        recorded: Whitener | None = None,
+        latent_variable: LatentVariable | None = None,
+    ) -> None:
+        """Reserve all memory of the search.
+
+        radius: (H,) calibrated spread of the prediction per step, latent units squared, for
+        spread_weight and trust_horizon. recorded: fitted to the recorded latents, for world_weight.
+        latent_variable: of the bundle's calibration, draws the futures where there are several.
+        Raises InputError when a term lacks its numbers, or the model cannot draw samples.
+        """
         self.model = model
-        self.config = config or PlannerConfig()
-        spec = model.manifest.action
-        self._mean = np.asarray(spec.mean, np.float32)
-        self._std = np.asarray(spec.std, np.float32)
-        bounded = self.config.clip and bool(spec.low) and bool(spec.high)
-        self._low = np.asarray(spec.low, np.float32) if bounded else None
-        self._high = np.asarray(spec.high, np.float32) if bounded else None
+        self.config = config = config or PlannerConfig()
+        risk, manifest = config.risk, model.manifest
+        spec, latent = manifest.action, manifest.latent
+        if risk.needs_radius and (radius is None or radius.shape != (config.horizon,)):
+            raise InputError(
+                f"radius is {None if radius is None else radius.shape}, expected one per step, "
+                f"({config.horizon},): spread_weight and trust_horizon compare with it"
+            )
+        if risk.world_weight > 0.0 and (
+            recorded is None or recorded.whiten.shape != (latent.dim, latent.dim)
+        ):
+            raise InputError(
+                "world_weight needs recorded, the whitener of the recorded latents of dimension "
+                f"{latent.dim}; calibrate the bundle and pass its familiarity channel's"
+            )
+        if risk.samples > 1 and latent_variable is None:
+            raise InputError(
+                f"samples is {risk.samples} but there is no latent_variable to draw them; pass the "
+                "calibration's or ask for one sample"
+            )
+        bounded = config.clip and bool(spec.low) and bool(spec.high)
+        self._search = _core.Planner(
+            method=config.method,
+            horizon=config.horizon,
+            action_dim=spec.dim,
+            candidates=config.candidates,
+            elites=config.elites,
+            iterations=config.iterations,
+            init_std=config.init_std,
+            seed=config.seed,
+            returned=config.returned,
+            action_mean=spec.mean,
+            action_std=spec.std,
+            low=spec.low if bounded else (),
+            high=spec.high if bounded else (),
+            noise_beta=config.noise_beta,
+            keep_elites=config.keep_elites,
+            momentum=config.momentum,
+            population_decay=config.population_decay,
+            deterministic=config.deterministic,
+            temperature=config.temperature,
+        )
+        self._judge = _core.Objective(
+            candidates=config.candidates,
+            samples=risk.samples,
+            horizon=config.horizon,
+            tokens=latent.tokens,
+            dim=latent.dim,
+            goal_steps=config.goal_steps,
+            risk=risk.measure,
+            kappa=risk.kappa,
+            alpha=risk.alpha,
+            world_weight=risk.world_weight,
+            spread_weight=risk.spread_weight,
+            spread_discount=risk.spread_discount,
+            trust_horizon=risk.trust_horizon,
+            radius=() if radius is None else radius.tolist(),
+            world_mean=() if recorded is None else recorded.mean.tolist(),
+            world_whiten=() if recorded is None else recorded.whiten.reshape(-1).tolist(),
+        )
+        engine = model.engine(config.candidates, config.horizon, risk.samples)
+        self._engine: _core.EngineEvaluator | None = None
+        if engine is not None:
+            variable = None
+            if risk.samples > 1 and latent_variable is not None:
+                variable = _core.LatentVariable(latent_variable.to_arrays())
+            # An engine of its own on the shared weights: nobody else waits for a plan to end.
+            own = _core.Engine(
+                engine.predictor, config.candidates, config.horizon, risk.samples, engine.threads
+            )
+            self._engine = _core.EngineEvaluator(own, self._judge, variable)
+        if self._engine is None and risk.samples > 1:
+            raise InputError(
+                f"samples is {risk.samples}, but this bundle holds no predictor for the core, "
+                "which alone draws them; export it again or ask for one sample"
+            )
 
     def plan(
         self,
         history: NDArray[np.float32],
         past_actions: NDArray[np.float32],
-        goal: NDArray[np.float32],
+        goal: NDArray[np.float32] | None,
         *,
         initial: NDArray[np.float32] | None = None,
+        deadline_s: float | None = None,
+        objective: Objective | None = None,
     ) -> Plan:
         """Search the action sequence whose rollout ends nearest to the goal.
 
         history: (T, N, D) float32, oldest first. past_actions: (T - 1, A) float32, raw units,
-        between the history's latents. goal: (N, D) float32. initial: (H, A) raw actions to start
-        from, e.g. the previous plan shifted by one; None starts from the mean training action.
-        Raises InputError on other shapes.
+        between the history's latents. goal: (N, D) float32, or (G, N, D) of which the nearest
+        counts; None with an objective. initial: (H, A) raw actions to start from, e.g.
+        `shift_plan` of the previous plan; None starts from the mean training action. deadline_s:
+        seconds from this call on; the search stops before an iteration that is not expected to be
+        done by then, and does one in any case. objective: takes the goal's place.
+        Raises InputError on other shapes, and when fewer candidates than elites have a finite
+        energy; NoTrustedPlanError when all were refused; whatever the objective raises.
         """
         start = time.perf_counter()
-        config = self.config
-        shape = (config.horizon, self.model.manifest.action.dim)
+        goals = self._goals(goal, objective)
+        self._check(history, past_actions, goals, initial)
+        if initial is not None:
+            initial = np.ascontiguousarray(initial, np.float32)
+        if deadline_s is not None:
+            in_range("deadline_s", deadline_s, 0.0, math.inf, open_low=True)
+            deadline_s -= time.perf_counter() - start
+        history = np.ascontiguousarray(history, np.float32)
+        past_actions = np.ascontiguousarray(past_actions, np.float32)
+        if self._engine is not None:
+            user = None if objective is None else _checked(objective)
+            found = self._search.plan_on_engine(
+                self._engine, history, past_actions, goals, user, initial, deadline_s
+            )
+        else:
+            evaluate = self._evaluator(history, past_actions, goals, objective)
+            found = self._search.plan(evaluate, initial, deadline_s)
+        self._raise(found)
+        return Plan(
+            actions=found.actions,
+            energies=found.energies,
+            spread=found.spread,
+            best_actions=found.best_actions,
+            best_energy=found.best_energy,
+            iterations=found.iterations,
+            deadline_hit=found.deadline_hit,
+            diagnostics=PlanDiagnostics(
+                evaluated=found.evaluated,
+                diverged=found.diverged,
+                refused=found.refused,
+                evaluate_s=found.evaluate_s,
+            ),
+            time_s=time.perf_counter() - start,
+        )
+
+    def _goals(
+        self, goal: NDArray[np.float32] | None, objective: Objective | None
+    ) -> NDArray[np.float32]:
+        """Goals as (G, N, D); none for an objective."""
+        latent = self.model.manifest.latent
+        if objective is not None:
+            if goal is not None:
+                raise InputError("got a goal and an objective, expected one; pass goal=None")
+            if self.config.risk.trust_horizon:
+                raise InputError("trust_horizon cuts the goal term and does not go with objective")
+            return np.empty((0, latent.tokens, latent.dim), np.float32)
+        if goal is None:
+            raise InputError("goal is None, expected a latent (N, D), or an objective")
+        goals = np.ascontiguousarray(goal[None] if goal.ndim == 2 else goal, np.float32)
+        if not len(goals):
+            raise InputError(f"goal has shape {goal.shape}, expected at least one")
+        return goals
+
+    def _check(
+        self,
+        history: NDArray[np.float32],
+        past_actions: NDArray[np.float32],
+        goals: NDArray[np.float32],
+        initial: NDArray[np.float32] | None,
+    ) -> None:
         manifest = self.model.manifest
         latent = (manifest.latent.tokens, manifest.latent.dim)
+        steps = manifest.history
+        if self._engine is not None:  # its window may still be growing
+            steps = min(max(len(history), 1), steps)
         for name, array, expected in (
-            ("history", history, (manifest.history, *latent)),
-            ("past_actions", past_actions, (manifest.history - 1, manifest.action.dim)),
-            ("goal", goal, latent),
-            ("initial", initial, shape),
+            ("history", history, (steps, *latent)),
+            ("past_actions", past_actions, (steps - 1, manifest.action.dim)),
+            ("goal", goals, (len(goals), *latent)),
+            ("initial", initial, (self.config.horizon, manifest.action.dim)),
         ):
             if array is not None and (array.shape != expected or not np.isfinite(array).all()):
                 raise InputError(
                     f"{name} has shape {array.shape}, expected {expected} finite numbers"
                 )
-        mean = np.zeros(shape, np.float32) if initial is None else self._standardize(initial)
-        std = np.full(shape, config.init_std, np.float32)
-        energies = np.empty(config.iterations, np.float32)
-        histories = np.repeat(history[None], config.candidates, axis=0)
-        past = np.repeat(past_actions[None], config.candidates, axis=0)
-        for iteration in range(config.iterations):
-            noise = _core.standard_normal(config.seed, iteration, config.candidates * mean.size)
-            candidates = mean + std * noise.reshape(config.candidates, *shape)
-            candidates[0] = mean
-            actions = self._raw(candidates)
-            predicted = self.model.rollout(histories, np.concatenate([past, actions], axis=1))
-            energy = goal_energy(predicted, goal, config.goal_steps)
-            # A diverged candidate must never count as an elite.
-            energy = np.where(np.isfinite(energy), energy, np.inf)
-            if np.isfinite(energy).sum() < config.elites:
-                raise InputError(
-                    f"only {int(np.isfinite(energy).sum())} of {config.candidates} candidates "
-                    f"gave a finite energy, expected {config.elites} elites; lower init_std or "
-                    "set action limits"
-                )
-            elite = np.argpartition(energy, config.elites - 1)[: config.elites]
-            elite = np.sort(elite)
-            chosen = self._standardize(actions[elite])
-            mean, std = chosen.mean(axis=0), chosen.std(axis=0, ddof=1)
-            energies[iteration] = energy[elite].mean()
-        return Plan(
-            actions=self._raw(mean[None])[0],
-            energies=energies,
-            time_s=time.perf_counter() - start,
+
+    def _evaluator(
+        self,
+        history: NDArray[np.float32],
+        past_actions: NDArray[np.float32],
+        goals: NDArray[np.float32],
+        objective: Objective | None,
+    ) -> Callable[[NDArray[np.float32]], NDArray[np.floating]]:
+        """Judge actions (S, H, A) through the model's own rollout."""
+        user = None if objective is None else _checked(objective)
+
+        def evaluate(actions: NDArray[np.float32]) -> NDArray[np.floating]:
+            histories = np.repeat(history[None], len(actions), axis=0)
+            past = np.repeat(past_actions[None], len(actions), axis=0)
+            rolled = self.model.rollout(histories, np.concatenate([past, actions], axis=1))
+            latents = np.ascontiguousarray(rolled, np.float32)[:, None]
+            energies = self._judge.energies(latents, goals)
+            if user is None:
+                return energies
+            broken = ~np.isfinite(latents).all(axis=(1, 2, 3, 4))
+            return np.where(broken, np.float32(np.nan), energies + user(latents, actions))
+
+        return evaluate
+
+    def _raise(self, found: _core.PlanResult) -> None:
+        if found.status == "ok":
+            return
+        config, risk = self.config, self.config.risk
+        told = (
+            f"of {found.evaluated} candidates {found.diverged} diverged and {found.refused} were "
+            "refused"
+        )
+        if found.status == "no_trusted_candidate":
+            why = (
+                "every candidate's first step is above its radius"
+                if risk.trust_horizon
+                else "the objective refused every candidate"
+            )
+            raise NoTrustedPlanError(f"{told}: {why}; stop and ask, or plan from another state")
+        if found.status == "too_few_finite":
+            wanted = "1" if config.method == "mppi" else f"{config.elites} elites"
+            raise InputError(
+                f"{told}: too few gave a finite energy in iteration {found.iterations + 1}, "
+                f"expected {wanted}; lower init_std, set action limits or relax the constraints"
+            )
+        raise InputError(
+            f"the search ended with status {found.status!r}, the engine with "
+            f"{found.evaluator_status}; check that history, actions and goal fit the bundle"
         )
 
-    def _raw(self, standardized: NDArray[np.float32]) -> NDArray[np.float32]:
-        raw = self._mean + self._std * standardized
-        if self._low is not None:
-            raw = np.clip(raw, self._low, self._high)
-        return np.asarray(raw, np.float32)
 
-    def _standardize(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray((raw - self._mean) / self._std, np.float32)
+def _checked(
+    objective: Objective,
+) -> Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]:
+    """The objective, with its answer's shape checked."""
+
+    def judge(latents: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        energies = np.asarray(objective(latents, actions), np.float32)
+        if energies.shape != (len(actions),):
+            raise InputError(
+                f"the objective returned shape {energies.shape}, expected ({len(actions)},): one "
+                "energy per candidate"
+            )
+        return energies
+
+    return judge

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from jepa_edge.backends import Backend, Graph
 from jepa_edge.bundle import Bundle
+from jepa_edge.engine import Precision, RolloutEngine, fastest_precisions
 from jepa_edge.errors import BundleError, InputError
 from jepa_edge.golden import Golden
 from jepa_edge.manifest import Manifest, calibration_name
@@ -54,6 +55,8 @@ class WorldModel:
         self.bundle = bundle
         self.variant = variant
         self.backend = backend.name
+        self.threads = backend.threads
+        self._engines: dict[Precision, RolloutEngine] = {}
         self._encoder = _load(bundle, spec.encoder.file, backend, {"frames"})
         self._predictor = _load(bundle, spec.predictor.file, backend, {"history", "actions"})
 
@@ -162,13 +165,73 @@ class WorldModel:
             )
         return roll(self.predict, np.ascontiguousarray(history, dtype=np.float32), actions)
 
+    def engine(
+        self,
+        candidates: int = 1,
+        horizon: int = 1,
+        samples: int = 1,
+        *,
+        precision: Precision | None = None,
+    ) -> RolloutEngine | None:
+        """Return the C++ rollout engine of this bundle, or None where it holds none.
+
+        candidates, horizon, samples: memory to reserve. precision: None for the one that this
+        machine computes fastest of those that met the accuracy budget at export and reproduce the
+        golden outputs here. Engines of one model share their packed weights.
+        Raises BundleError when the precision asked for is not offered or does not reproduce them.
+        """
+        spec = self.manifest.engine
+        if spec is None:
+            return None
+        if precision is not None and precision not in spec.precisions:
+            raise BundleError(
+                f"{self.bundle.path} offers the engine in {', '.join(spec.precisions)}, not in "
+                f"{precision}: it missed the accuracy budget at export (reports/export.html)"
+            )
+        wanted = [precision] if precision else fastest_precisions()
+        for name in wanted:
+            if name not in spec.precisions:
+                continue
+            if name not in self._engines:
+                engine = RolloutEngine.load(
+                    self.bundle.file(spec.file), precision=name, threads=self.threads
+                )
+                measured = self._replay_engine(engine)
+                if measured < _required_db(spec.precisions[name].sqnr_db):
+                    told = f"{measured:.1f} dB, {spec.precisions[name].sqnr_db:.1f} at export"
+                    if precision is None:
+                        logger.warning("engine in %s does not pass here: %s", name, told)
+                        continue
+                    raise BundleError(
+                        f"{self.bundle.path}: the engine in {name} does not reproduce the golden "
+                        f"outputs here ({told}); export again on this kind of machine"
+                    )
+                logger.info("rollout engine in %s, golden outputs pass", name)
+                self._engines[name] = engine
+            return RolloutEngine(
+                self._engines[name].predictor,
+                threads=self.threads,
+                candidates=candidates,
+                horizon=horizon,
+                samples=samples,
+            )
+        raise BundleError(
+            f"{self.bundle.path}: no precision of the rollout engine reproduces the golden outputs "
+            "here; export again on this kind of machine"
+        )
+
+    def _replay_engine(self, engine: RolloutEngine) -> float:
+        golden = Golden.read(self.bundle)
+        past, actions = golden.actions[:, :-1], golden.actions[:, -1:]
+        return sqnr_db(golden.predictions, engine.rollout(golden.history, past, actions)[:, 0])
+
     def replay_golden(self, golden: Golden, repeats: int = 5) -> GoldenReplay:
         """Run the bundle's golden inputs and compare with the reference outputs."""
         spec = self.manifest.variants[self.variant]
         encoder_db = sqnr_db(golden.latents, self.encode(golden.frames))
         predictor_db = sqnr_db(golden.predictions, self.predict(golden.history, golden.actions))
         passed = all(
-            measured >= min(exported, _SQNR_CEILING_DB) - _SQNR_MARGIN_DB
+            measured >= _required_db(exported)
             for measured, exported in (
                 (encoder_db, spec.encoder.sqnr_db),
                 (predictor_db, spec.predictor.sqnr_db),
@@ -190,6 +253,10 @@ class WorldModel:
             predictor_ms=float(np.median(predict_ms)),
             passed=passed,
         )
+
+
+def _required_db(exported: float) -> float:
+    return min(exported, _SQNR_CEILING_DB) - _SQNR_MARGIN_DB
 
 
 def _load(bundle: Bundle, file: str, backend: Backend, inputs: set[str]) -> Graph:

@@ -21,9 +21,10 @@ class Graph(Protocol):
 
 
 class Backend(Protocol):
-    """Loads graphs."""
+    """Loads graphs. threads: that one graph may use."""
 
     name: str
+    threads: int
 
     def load(self, path: Path) -> Graph:
         """Load a graph file. Raises BundleError when the runtime refuses it."""

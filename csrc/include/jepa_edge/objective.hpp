@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "jepa_edge/status.hpp"
+
+namespace jepa_edge {
+
+/// Sizes of predicted latents (S, M, H, N, D).
+struct LatentShape {
+  std::size_t candidates;  ///< S
+  std::size_t samples;     ///< M, futures per candidate
+  std::size_t horizon;     ///< H
+  std::size_t tokens;      ///< N
+  std::size_t dim;         ///< D
+};
+
+/// How the goal energies of a candidate's futures become one number.
+enum class Risk : std::uint8_t {
+  kMean,
+  kMeanPlusStd,  ///< mean + kappa * std, ddof 1
+  kCvar,         ///< mean of the worst ceil(alpha * M)
+};
+
+/// What a plan is judged by: E = risk(E_goal) + world_weight * E_world
+///                               + spread_weight * sum_h spread_discount^h max(0, u_h - q_h).
+///
+/// E_goal: per future, sum of squares over (N, D) of predicted minus goal, averaged over the last
+/// `goal_steps` steps; of several goals the nearest one counts. E_world: squared distance per
+/// dimension of the predicted token-mean latents from the recorded ones, mean over futures and
+/// steps. u_h: variance over the futures (ddof 1), mean over (N, D), at step h = 1 to H. q_h: its
+/// calibrated radius.
+struct ObjectiveSettings {
+  std::size_t goal_steps = 1;
+  Risk risk = Risk::kMean;
+  double kappa = 1.0;
+  double alpha = 0.1;            ///< of CVaR, above 0, at most 1
+  double world_weight = 0.0;     ///< lambda
+  double spread_weight = 0.0;    ///< beta
+  double spread_discount = 1.0;  ///< gamma
+  /// The horizon ends before the first step with u_h > q_h: goal and world terms see the trusted
+  /// steps only. A candidate whose first step is not trusted is refused: its energy is +Inf.
+  bool trust_horizon = false;
+};
+
+/// Fitted numbers that the terms need; empty where a term is off.
+struct ObjectiveData {
+  std::vector<float> radius{};        ///< q (H)
+  std::vector<float> world_mean{};    ///< (D)
+  std::vector<float> world_whiten{};  ///< (D, D), maps a centred row vector to white noise
+};
+
+/// Energies of predicted latents. Immutable after construction; scratch is the caller's, so that
+/// threads may share one.
+class Objective {
+ public:
+  /// Throws std::invalid_argument where settings, data and sizes disagree. shape: the largest S and
+  /// M, and the H, N and D of every call.
+  Objective(const ObjectiveSettings& settings, ObjectiveData data, const LatentShape& shape);
+
+  [[nodiscard]] const ObjectiveSettings& settings() const noexcept { return settings_; }
+  [[nodiscard]] const LatentShape& shape() const noexcept { return shape_; }
+
+  /// Floats of scratch memory that one call needs.
+  [[nodiscard]] std::size_t scratch_size() const noexcept;
+
+  /// Energy of one candidate's futures. latents (M, H, N, D), M at most the shape's; goals
+  /// (G, N, D). NaN where it is not finite, +Inf where the candidate is refused. No goals: no goal
+  /// term. No allocation, no throw.
+  [[nodiscard]] float energy(std::span<const float> latents, std::span<const float> goals,
+                             std::span<float> scratch) const noexcept;
+
+ private:
+  ObjectiveSettings settings_;
+  ObjectiveData data_;
+  LatentShape shape_;
+};
+
+/// Squared distance of a latent to the nearest of several goals. latent (N * D), goals (G, N * D).
+[[nodiscard]] double goal_distance(std::span<const float> latent,
+                                   std::span<const float> goals) noexcept;
+
+/// One number for the energies of M futures; reorders them.
+[[nodiscard]] double risk_of(std::span<float> energies, const ObjectiveSettings& settings) noexcept;
+
+/// Variance over futures, mean over a latent's numbers, of one step. latents (M, H, N * D).
+[[nodiscard]] double step_spread(std::span<const float> latents, std::size_t samples,
+                                 std::size_t horizon, std::size_t step) noexcept;
+
+}  // namespace jepa_edge

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "neon_simd.hpp"
+#include "body.hpp"
+#include "tables.hpp"
+
+namespace jepa_edge::kernels {
+const Kernels& neon_bf16() noexcept { return kTable; }
+}  // namespace jepa_edge::kernels

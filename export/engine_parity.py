@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ core's engine against the torch model, in each of its precisions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_edge.engine import PRECISIONS, Precision, RolloutEngine
+from jepa_edge.errors import ExportError
+from jepa_edge.export.data import ROLLOUT_STEPS
+from jepa_edge.export.parity import (
+    MIN_FP32_DB,
+    SQNR_CEILING_DB,
+    HeldOut,
+    plan_costs,
+    spearman,
+)
+from jepa_edge.export.sensitivity import latent_error, min_cosine
+from jepa_edge.metrics import centered_cosine, sqnr_db
+from jepa_edge.progress import Progress, silent
+
+
+class EngineParity(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine in one precision against torch, on held-out windows.
+
+    sqnr_db, centered_cosine: of one prediction. rollout_error: `latent_error` after 1 to 5 steps on
+    torch's latents. cost_rank_correlation: Spearman, of planner costs of candidate actions, mean
+    over starts; _worst: the lowest of any start. fits: whether the budget is met, so that the
+    bundle offers this precision.
+    """
+
+    precision: Precision
+    sqnr_db: float
+    centered_cosine: float
+    rollout_error: tuple[float, ...]
+    cost_rank_correlation: float
+    cost_rank_correlation_worst: float
+    fits: bool
+
+
+def compare_engine(
+    weights: Path, held_out: HeldOut, max_error: float, progress: Progress = silent
+) -> tuple[EngineParity, ...]:
+    """Measure `predictor.safetensors` in every precision of the engine.
+
+    max_error: budget of one prediction's latent error, as for the variants.
+    Raises ExportError when float32 does not compute what torch does.
+    """
+    results = []
+    for done, precision in enumerate(PRECISIONS):
+        progress("comparing the rollout engine with torch", done, len(PRECISIONS))
+        engine = RolloutEngine.load(weights, precision=precision)
+        windows = held_out.windows
+        rollout = _rollout(engine, held_out.latents, windows.actions)
+        predicted = rollout[:, 0]
+        costs = plan_costs(
+            lambda history, actions, engine=engine: _rollout(engine, history, actions),
+            held_out.latents,
+            held_out.starts,
+            held_out.goals,
+            held_out.candidates,
+        )
+        ranks = [spearman(a, b) for a, b in zip(held_out.costs, costs, strict=True)]
+        db = min(sqnr_db(held_out.predictions, predicted), SQNR_CEILING_DB)
+        cosine = centered_cosine(held_out.predictions, predicted)
+        if precision == "float32" and db < MIN_FP32_DB:
+            raise ExportError(
+                f"the rollout engine does not compute what torch does: {db:.1f} dB, expected "
+                f"{MIN_FP32_DB:g} dB or more in float32; report it with the checkpoint's config"
+            )
+        results.append(
+            EngineParity(
+                precision=precision,
+                sqnr_db=db,
+                centered_cosine=cosine,
+                rollout_error=tuple(
+                    latent_error(held_out.rollout[:, step], rollout[:, step])
+                    for step in range(ROLLOUT_STEPS)
+                ),
+                cost_rank_correlation=float(np.mean(ranks)),
+                cost_rank_correlation_worst=float(np.min(ranks)),
+                fits=10.0 ** (-db / 20.0) <= max_error and cosine >= min_cosine(max_error),
+            )
+        )
+    progress("comparing the rollout engine with torch", len(PRECISIONS), len(PRECISIONS))
+    return tuple(results)
+
+
+def _rollout(
+    engine: RolloutEngine, history: NDArray[np.float32], actions: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """As `jepa_edge.rollout.roll`: history (B, T, N, D), actions (B, T - 1 + H, A)."""
+    past = history.shape[1] - 1
+    return engine.rollout(history, actions[:, :past], actions[:, past:])

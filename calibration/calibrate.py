@@ -43,6 +43,7 @@ from jepa_edge.calibration.thresholds import (
 )
 from jepa_edge.calibration_file import Calibration, Domain
 from jepa_edge.channels import LONG, episode_steps
+from jepa_edge.futures import FutureSampler
 from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import calibration_name, heads_name
 from jepa_edge.progress import Progress, silent
@@ -154,10 +155,9 @@ def calibrate_model(
     worst = worst_scores(measured["test"], scales)
     steps = np.concatenate([channel_scores(m, scales).max(axis=1) for m in measured["test"]])
     picked = pick_windows(windows["test"], _SPREAD_WINDOWS, options.seed)
+    sample = FutureSampler(model, variable)
     spread = evaluate_spread(
-        lambda past, actions: (
-            variable.rollout(model, past, actions, options.samples, options.seed).latents
-        ),
+        lambda past, actions: sample(past, actions, options.samples, options.seed).latents,
         picked,
         progress=progress,
     )

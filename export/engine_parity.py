@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import msgspec
@@ -58,7 +59,7 @@ def compare_engine(
         rollout = _rollout(engine, held_out.latents, windows.actions)
         predicted = rollout[:, 0]
         costs = plan_costs(
-            lambda history, actions, engine=engine: _rollout(engine, history, actions),
+            functools.partial(_rollout, engine),
             held_out.latents,
             held_out.starts,
             held_out.goals,

@@ -92,12 +92,13 @@ def _engine(report: ExportReport) -> Section:
         )
         for parity in report.engine
     ]
+    intro = (
+        "The C++ core that plans computes the predictor itself, from predictor.safetensors. "
+        "Same windows and same budget as above; latents are torch's."
+    )
     return Section(
         title="Rollout engine",
-        paragraphs=[
-            "The C++ core that plans computes the predictor itself, from predictor.safetensors. "
-            "Same windows and same budget as above; latents are torch's."
-        ],
+        paragraphs=[intro],
         tables=(
             Table(
                 header=(

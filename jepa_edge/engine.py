@@ -17,7 +17,7 @@ Precision = Literal["float32", "bfloat16", "int8"]
 """How the matrix products hold their operands; what lies between them is float32."""
 
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # in the core's order
 
 
 class RolloutEngine:
@@ -85,8 +85,7 @@ class RolloutEngine:
     @property
     def precision(self) -> Precision:
         """The precision of the products."""
-        name: Precision = self.predictor.precision.name.lower()
-        return name
+        return PRECISIONS[self.predictor.precision.value]
 
     def rollout(
         self,
@@ -123,19 +122,20 @@ class RolloutEngine:
             if array is not None and array.shape != shape:
                 raise InputError(f"{name} has shape {array.shape}, expected {shape}")
         core = self.core(len(actions), actions.shape[1])
-        given = [
-            None if array is None else np.ascontiguousarray(array, dtype=np.float32)
-            for array in (
-                history if own else history[None],
-                past_actions if own else past_actions[None],
-                actions,
-                start,
-            )
-        ]
-        status, latents = core.rollout(*given)
+        history = np.ascontiguousarray(history if own else history[None], np.float32)
+        past_actions = np.ascontiguousarray(past_actions if own else past_actions[None], np.float32)
+        actions = np.ascontiguousarray(actions, np.float32)
+        if start is not None:
+            start = np.ascontiguousarray(start, np.float32)
+        status, latents = core.rollout(history, past_actions, actions, start)
         if status == _core.Status.NON_FINITE_INPUT:
-            named = zip(("history", "past_actions", "actions", "start"), given, strict=True)
-            bad = [name for name, array in named if array is not None and not finite(array)]
+            named = {
+                "history": history,
+                "past_actions": past_actions,
+                "actions": actions,
+                "start": start,
+            }
+            bad = [name for name, array in named.items() if array is not None and not finite(array)]
             raise InputError(f"{', '.join(bad)}: NaN or infinity, expected finite numbers")
         if status not in (_core.Status.OK, _core.Status.NON_FINITE_OUTPUT):
             raise InputError(f"the core refused the rollout: {status.name}")
@@ -174,7 +174,7 @@ def fastest_precisions() -> list[Precision]:
 
     A static property of its instruction set, so that the same machine always chooses the same.
     """
-    return [precision.name.lower() for precision in _core.fastest_precisions()]
+    return [PRECISIONS[precision.value] for precision in _core.fastest_precisions()]
 
 
 def instruction_sets() -> list[str]:

@@ -28,3 +28,7 @@ class InputError(JepaEdgeError):
 
 class MissingDependencyError(JepaEdgeError):
     """An optional package is needed; the message names the extra that brings it."""
+
+
+class NoTrustedPlanError(JepaEdgeError):
+    """Every candidate was refused, by the trust horizon or by an objective: stop and ask."""

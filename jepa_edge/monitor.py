@@ -26,6 +26,7 @@ from jepa_edge.channels import (
 )
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.flags import Level, Reason
+from jepa_edge.futures import FutureSampler
 from jepa_edge.latent_variable import Futures, LatentVariable
 from jepa_edge.manifest import heads_name
 from jepa_edge.world_model import WorldModel
@@ -74,6 +75,7 @@ class Monitor:
         self.calibration = calibration
         self.standardization = standardization(calibration.channels)
         self._history = model.manifest.history
+        self._sampler: FutureSampler | None = None
         self.reset()
 
     @classmethod
@@ -218,7 +220,9 @@ class Monitor:
         seed: int = 0,
     ) -> Futures:
         """Sample futures of the model; arguments as for `LatentVariable.rollout`."""
-        return self.latent_variable.rollout(self.model, history, actions, samples, seed)
+        if self._sampler is None:
+            self._sampler = FutureSampler(self.model, self.latent_variable)
+        return self._sampler(history, actions, samples, seed)
 
     def _checked(
         self, latent: NDArray[np.float32], action: NDArray[np.float32] | None

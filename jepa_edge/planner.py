@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jepa_edge import _core
 from jepa_edge.channels import Whitener
-from jepa_edge.errors import InputError, JepaEdgeError
+from jepa_edge.errors import InputError, NoTrustedPlanError
 from jepa_edge.latent_variable import LatentVariable
 from jepa_edge.planner_config import PlannerConfig, RiskConfig, in_range
 from jepa_edge.world_model import WorldModel
@@ -30,10 +30,6 @@ __all__ = [
     "goal_energy",
     "shift_plan",
 ]
-
-
-class NoTrustedPlanError(JepaEdgeError):
-    """Every candidate was refused, by the trust horizon or by an objective: stop and ask."""
 
 
 class Objective(Protocol):
@@ -119,6 +115,8 @@ def shift_plan(
 class Planner:
     """Searches the action sequence of lowest energy: stable-worldmodel's solvers, in the core.
 
+    precision: of the engine that rolls out; None where the model's own rollout does.
+
     The rollout runs in the core where the bundle holds its predictor for it, else through
     `WorldModel.rollout`. Random numbers are a function of seed, iteration and index alone, and
     plans are the same at any number of threads. Calls from several threads wait for one another:
@@ -202,17 +200,15 @@ class Planner:
             world_mean=() if recorded is None else recorded.mean.tolist(),
             world_whiten=() if recorded is None else recorded.whiten.reshape(-1).tolist(),
         )
-        engine = model.engine(config.candidates, config.horizon, risk.samples)
+        sizes = (config.candidates, config.horizon, risk.samples)
+        engine = model.engine(*sizes, precision=config.precision)
+        self.precision = None if engine is None else engine.precision
         self._engine: _core.EngineEvaluator | None = None
         if engine is not None:
             variable = None
             if risk.samples > 1 and latent_variable is not None:
                 variable = _core.LatentVariable(latent_variable.to_arrays())
-            # An engine of its own on the shared weights: nobody else waits for a plan to end.
-            own = _core.Engine(
-                engine.predictor, config.candidates, config.horizon, risk.samples, engine.threads
-            )
-            self._engine = _core.EngineEvaluator(own, self._judge, variable)
+            self._engine = _core.EngineEvaluator(engine.core(*sizes), self._judge, variable)
         if self._engine is None and risk.samples > 1:
             raise InputError(
                 f"samples is {risk.samples}, but this bundle holds no predictor for the core, "

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from jepa_edge.engine import PRECISIONS, Precision
 from jepa_edge.errors import InputError
 
 Method = Literal["cem", "icem", "mppi"]
@@ -71,7 +72,8 @@ class PlannerConfig:
     candidates that are weighted. init_std: first standard deviation, in units of the training
     actions' own. clip: hold candidates within the manifest's action limits (upstream's iCEM does,
     its CEM and MPPI do not). returned: the plan is the last distribution's mean, as upstream, or
-    the best candidate evaluated.
+    the best candidate evaluated. precision: of the rollout engine; None for the fastest one that
+    met the bundle's accuracy budget.
 
     iCEM: noise_beta: exponent of the noise's spectrum over the horizon, 0 is white. keep_elites:
     carried over to the next iteration. momentum: weight of the old distribution.
@@ -98,10 +100,13 @@ class PlannerConfig:
     population_decay: float = 1.0
     deterministic: bool = True
     temperature: float = 0.5
+    precision: Precision | None = None
     risk: RiskConfig = field(default_factory=RiskConfig)
 
     def __post_init__(self) -> None:
         one_of("method", self.method, get_args(Method))
+        if self.precision is not None:
+            one_of("precision", self.precision, PRECISIONS)
         one_of("returned", self.returned, get_args(Returned))
         if not 1 <= self.goal_steps <= self.horizon:
             raise InputError(

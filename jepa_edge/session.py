@@ -133,6 +133,8 @@ class Session:
         self._actions: deque[NDArray[np.float32]] = deque(maxlen=model.manifest.history - 1)
         self._last_stamp_s = -math.inf
         self._seq = 0
+        if monitor is not None and self.config.samples:
+            self._warm_up(monitor)
 
     def step(self, observation: Observation) -> Update:
         """Process one frame. Bad input never raises: it gives an UNKNOWN flag with the reason."""
@@ -235,6 +237,16 @@ class Session:
                 longest,
             )
         return scores
+
+    def _warm_up(self, monitor: Monitor) -> None:
+        """Load and reserve what sampled futures need, so that the first frame is not late."""
+        manifest, config = self.model.manifest, self.config
+        history = np.zeros(
+            (manifest.history, manifest.latent.tokens, manifest.latent.dim), np.float32
+        )
+        mean = np.asarray(manifest.action.mean, np.float32)
+        actions = np.tile(mean, (manifest.history - 1 + config.horizon, 1))
+        monitor.sample_futures(history, actions, config.samples, config.seed)
 
     def _imagine(self, planned: NDArray[np.float32] | None) -> Futures | None:
         """Sample futures under the planned actions, or under the last action held."""

@@ -11,7 +11,6 @@
 #include <utility>
 
 #include "jepa_edge/gaussian.hpp"
-#include "kernels/dispatch.hpp"
 #include "jepa_edge/random.hpp"
 #include "jepa_edge/safetensors.hpp"
 #include "kernels/dispatch.hpp"

@@ -57,7 +57,7 @@ class Reader {
   [[nodiscard]] bool contains(const std::string& name) const { return file_.contains(name); }
 
   [[noreturn]] void fail(const std::string& what) const {
-    throw FileError(path_.string() + ": " + what + "; export the bundle again");
+    throw FileError(path_.string() + ": " + printable(what) + "; export the bundle again");
   }
 
  private:

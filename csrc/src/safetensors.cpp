@@ -31,17 +31,6 @@ std::string text(std::span<const Number> shape) {
   return out + ")";
 }
 
-/// What a hostile header put into a message, made short and fit for any terminal or log.
-std::string printable(std::string message) {
-  constexpr std::size_t kLongest = 500;
-  if (message.size() > kLongest) {
-    message.resize(kLongest);
-    message += "...";
-  }
-  std::ranges::replace_if(message, [](char c) { return c < ' ' || c > '~'; }, '?');
-  return message;
-}
-
 /// Bytes of a float32 tensor. Throws FileError when they cannot be counted in 64 bits.
 std::uint64_t bytes_of(const std::string& name, const HeaderTensor& tensor) {
   if (tensor.dtype != "F32") {
@@ -133,6 +122,16 @@ std::pair<SafetensorsHeader, std::uint64_t> read_header(std::ifstream& file,
 }
 
 }  // namespace
+
+std::string printable(std::string message) {
+  constexpr std::size_t kLongest = 500;
+  if (message.size() > kLongest) {
+    message.resize(kLongest);
+    message += "...";
+  }
+  std::ranges::replace_if(message, [](char c) { return c < ' ' || c > '~'; }, '?');
+  return message;
+}
 
 Safetensors::Safetensors(const std::filesystem::path& path) : path_(path) {
   try {

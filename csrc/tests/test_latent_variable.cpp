@@ -3,6 +3,7 @@
 // and threads, for the sanitizers and for other processors.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <memory>
@@ -210,7 +211,8 @@ TEST_CASE("a worker, step or batch that was not provided for gives NaN, not garb
 TEST_CASE("a file is read whole, and a damaged one named") {
   Tensors given = tensors(1.0F);
   const jepa_edge::testing::TemporaryFile file(jepa_edge::testing::safetensors_bytes(given));
-  const auto& sizes = LatentVariable::load(file.path())->sizes();
+  const auto loaded = LatentVariable::load(file.path());
+  const auto& sizes = loaded->sizes();
   CHECK(sizes.horizon == kSteps);
   CHECK(sizes.latent_dim == kDim);
   CHECK(sizes.rank == kRank);

@@ -18,6 +18,9 @@ class FileError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// A message about a hostile file, made short and fit for any terminal or log.
+[[nodiscard]] std::string printable(std::string message);
+
 /// A safetensors file of float32 tensors, read whole and checked before any tensor is handed out.
 /// Format: https://github.com/huggingface/safetensors (8 bytes header length, JSON, data).
 class Safetensors {

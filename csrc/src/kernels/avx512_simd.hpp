@@ -9,11 +9,6 @@
 
 #include "kernels.hpp"
 
-#if defined(__GNUC__) && !defined(__clang__)
-// gcc 12 warns of the undefined operands inside its own intrinsics.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
 #define JEPA_EDGE_KEEP(x) __asm__ volatile("" : "+v"(x))
 
 namespace jepa_edge::kernels {

@@ -405,7 +405,9 @@ inline void moments(const float* x, std::size_t columns, float eps, float& mean,
   }
   float variance = add_lanes((square[0] + square[1]) + (square[2] + square[3]));
   for (; c < columns; ++c) variance += (x[c] - mean) * (x[c] - mean);
-  inverse = 1.0F / __builtin_sqrtf(variance / static_cast<float>(columns) + eps);
+  // A row too large for its squares must not pass as one of zeros: inf - inf is NaN.
+  inverse = 1.0F / __builtin_sqrtf(variance / static_cast<float>(columns) + eps) +
+            (variance - variance);
 }
 
 void norm_row(const float* x, std::size_t columns, const float* gain, const float* offset,

@@ -54,7 +54,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
         engine = RolloutEngine.load(path, threads=threads)
         return SimpleNamespace(
             manifest=SimpleNamespace(action=spec, latent=latent, history=SIZES.window),
-            engine=lambda candidates, horizon, samples=1: engine,
+            engine=lambda candidates, horizon, samples=1, precision=None: engine,
             rolled=engine,
         )
 

@@ -20,7 +20,7 @@ def _blocks(language: str) -> list[str]:
 
 
 @pytest.mark.timeout(1200)
-def test_the_commands_and_the_python_example_work(tmp_path: Path) -> None:
+def test_the_commands_and_the_python_examples_work(tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     (commands,) = _blocks("bash")
@@ -30,13 +30,13 @@ def test_the_commands_and_the_python_example_work(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert "CAUTION" in done.stdout or "REJECT" in done.stdout
-    (example,) = _blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    expected = re.findall(r"print\(.*\)  # (.*)", example)
-    assert done.stdout.splitlines() == expected
+    for example in _blocks("python"):
+        done = subprocess.run(
+            [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        expected = re.findall(r"print\(.*\)  # (.*)", example)
+        assert done.stdout.splitlines() == expected
 
 
 def test_every_linked_file_exists() -> None:

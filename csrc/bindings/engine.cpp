@@ -122,4 +122,13 @@ void define_engine(py::module_& m) {
         return jepa_edge::measure_peak(precision, isa);
       },
       py::arg("precision"), py::arg("isa") = "auto");
+  m.def(
+      "measure_product",
+      [](Precision precision, std::size_t rows, std::size_t inputs, std::size_t outputs,
+         const std::string& isa) {
+        const py::gil_scoped_release release;
+        return jepa_edge::measure_product(precision, rows, inputs, outputs, isa);
+      },
+      py::arg("precision"), py::arg("rows"), py::arg("inputs"), py::arg("outputs"),
+      py::arg("isa") = "auto");
 }

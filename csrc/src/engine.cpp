@@ -347,10 +347,21 @@ struct RolloutEngine::Impl {
 
   // ---- inputs -----------------------------------------------------------------------------------
 
-  /// AdaLN modulations of `count` actions, layer by layer: they depend on nothing else.
+  /// AdaLN modulations of `count` actions, layer by layer: they depend on nothing else. Samples of
+  /// the present under one action share its modulation.
   void modulate(Worker& worker, const float* actions, std::size_t stride, std::size_t count,
                 float* out, std::size_t layer_stride) noexcept {
     const std::size_t A = sizes.action_dim;
+    std::size_t same = 1;
+    while (same < count && std::equal(actions, actions + A, actions + same * stride)) ++same;
+    if (count > 1 && same == count) {
+      modulate(worker, actions, stride, 1, out, layer_stride);
+      for (std::size_t layer = 0; layer < sizes.depth; ++layer) {
+        float* first = out + layer * layer_stride;
+        for (std::size_t i = 1; i < count; ++i) std::copy_n(first, record, first + i * record);
+      }
+      return;
+    }
     for (std::size_t i = 0; i < count; ++i) {
       for (std::size_t a = 0; a < A; ++a) {
         worker.actions[i * A + a] =

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from jepa_edge.bundle import Bundle, seal, sha256_file, staged_bundle
 from jepa_edge.errors import BundleError, ExportError, InputError, JepaEdgeError
@@ -23,8 +25,11 @@ from jepa_edge.export.checkpoint import save_checkpoint
 from jepa_edge.export.exporter import ExportOptions, export_bundle
 from jepa_edge.export.families.lewm import LeWM
 from jepa_edge.export.options import ExportReport
+from jepa_edge.futures import FutureSampler
 from jepa_edge.golden import Golden
+from jepa_edge.latent_variable import LatentVariable
 from jepa_edge.manifest import ActionSpec, ObservationSpec
+from jepa_edge.mlp import MLP
 from jepa_edge.recording import Episode, Recording
 from jepa_edge.world_model import WorldModel
 
@@ -198,59 +203,122 @@ def test_progress_runs_to_its_end(
     assert all(0 <= done <= total for _, done, total in stages)
 
 
-def test_the_weights_file_is_the_predictor(exported: tuple[Path, ExportReport]) -> None:
-    """A predictor in NumPy, from predictor.safetensors alone, gives the golden predictions."""
-    path, _ = exported
-    golden = Golden.read(Bundle.open(path))
+def test_the_engine_computes_the_predictor_in_every_precision_it_is_offered_in(
+    exported: tuple[Path, ExportReport],
+) -> None:
+    path, report = exported
+    model = WorldModel.load(path, "fp32")
+    golden = Golden.read(model.bundle)
+    offered = model.manifest.engine
+    assert offered is not None
+    assert {parity.precision for parity in report.engine if parity.fits} == set(offered.precisions)
+    assert {"float32", "bfloat16"} <= set(offered.precisions)
+    for precision in offered.precisions:
+        engine = model.engine(precision=precision)
+        assert engine is not None
+        predicted = engine.rollout(golden.history, golden.actions[:, :-1], golden.actions[:, -1:])
+        error = np.sqrt(np.mean((predicted[:, 0] - golden.predictions) ** 2))
+        assert error < {"float32": 1e-5, "bfloat16": 0.02, "int8": 0.1}[precision] * np.std(
+            golden.predictions - golden.predictions.mean(axis=0)
+        )
+
+
+def test_the_engine_rolls_out_what_the_graph_does(exported: tuple[Path, ExportReport]) -> None:
+    model = WorldModel.load(exported[0], "fp32")
+    golden = Golden.read(model.bundle)
+    future = np.random.default_rng(0).permuted(np.repeat(golden.actions[:, -1:], 6, axis=1), axis=0)
+    actions = np.concatenate([golden.actions[:, :-1], future], axis=1)
+    engine = model.engine(precision="float32")
+    assert engine is not None
+    past = golden.actions[:, :-1]
+    np.testing.assert_allclose(
+        engine.rollout(golden.history, past, future),
+        model.rollout(golden.history, actions),
+        atol=1e-4,
+    )
+
+
+def test_a_precision_beyond_the_budget_is_not_offered(
+    exported: tuple[Path, ExportReport], tmp_path: Path
+) -> None:
+    path = tmp_path / "strict.jepa"
+    shutil.copytree(exported[0], path)
+    manifest = Bundle.open(path).manifest
+    assert manifest.engine is not None
+    only = {"float32": manifest.engine.precisions["float32"]}
+    strict = msgspec.structs.replace(manifest.engine, precisions=only)
+    seal(path, msgspec.structs.replace(manifest, engine=strict, files={}))
+    model = WorldModel.load(path, "fp32")
+    engine = model.engine()
+    assert engine is not None
+    assert engine.precision == "float32"
+    with pytest.raises(BundleError, match="not in int8: it missed the accuracy budget"):
+        model.engine(precision="int8")
+
+
+def test_weights_that_do_not_give_the_golden_outputs_are_refused(
+    exported: tuple[Path, ExportReport], tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.jepa"
+    shutil.copytree(exported[0], path)
+    tensors = load_file(path / "predictor.safetensors")
     with safe_open(path / "predictor.safetensors", "numpy") as file:
-        sizes = file.metadata()
-        w = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
-    heads, depth = int(sizes["heads"]), int(sizes["depth"])
-    erf = np.vectorize(__import__("math").erf)
+        metadata = file.metadata()
+    tensors["head.fc2.weight"] *= 1.3
+    save_file(tensors, path / "predictor.safetensors", metadata=metadata)
+    seal(path, msgspec.structs.replace(Bundle.open(exported[0]).manifest, files={}))
+    with pytest.raises(BundleError, match="does not reproduce the golden outputs"):
+        WorldModel.load(path, "fp32").engine(precision="float32")
 
-    def linear(name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        out: NDArray[np.float64] = x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
-        return out
 
-    def norm(x: NDArray[np.float64], eps: str, name: str = "") -> NDArray[np.float64]:
-        centered = x - x.mean(axis=-1, keepdims=True)
-        out = centered / np.sqrt(np.mean(centered**2, axis=-1, keepdims=True) + float(sizes[eps]))
-        return out * w[f"{name}.weight"] + w[f"{name}.bias"] if name else out
+def test_futures_drawn_in_the_core_are_those_of_the_python_class(
+    exported: tuple[Path, ExportReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = WorldModel.load(exported[0], "fp32")
+    monkeypatch.setattr(
+        model, "engine", functools.partial(WorldModel.engine, model, precision="float32")
+    )
+    golden = Golden.read(model.bundle)
+    dim, size = model.manifest.latent.dim, model.manifest.action.dim
+    rng = np.random.default_rng(1)
 
-    def silu(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return x / (1.0 + np.exp(-x))
+    def drawn(*shape: int) -> NDArray[np.float32]:
+        return (0.1 * rng.normal(size=shape)).astype(np.float32)
 
-    def gelu(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        out: NDArray[np.float64] = 0.5 * x * (1.0 + erf(x / np.sqrt(2.0)))
-        return out
+    def head(outputs: int, *members: int) -> MLP:
+        inputs = 2 * dim + size + 4
+        bias = (*members, 1, outputs) if members else (outputs,)
+        return MLP(
+            center=drawn(inputs),
+            scale=np.exp(drawn(inputs)),
+            weights=(drawn(*members, inputs, 16), drawn(*members, 16, outputs)),
+            biases=(drawn(*bias[:-1], 16), drawn(*bias)),
+        )
 
-    def split(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
-
-    scored = (golden.actions - w["action_mean"]) * w["action_inv_std"]
-    condition = silu(linear("condition", silu(linear("action_in", scored))))
-    modulation = np.split(linear("modulation", condition), depth, axis=-1)
-    x = golden.history[:, :, 0] + w["position"]
-    x = linear("input_proj", x) if "input_proj.weight" in w else x
-    for block in range(depth):
-        last = block == depth - 1
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = np.split(modulation[block], 6, -1)
-        b = f"blocks.{block}"
-        y = norm(norm(x, "adaln_norm_eps") * scale_a + shift_a, "norm_eps", f"{b}.attention_norm")
-        if last:
-            q, (k, v) = linear(f"{b}.q", y[:, -1:]), np.split(linear(f"{b}.kv", y), 2, -1)
-            x, gate_a, shift_m = x[:, -1:], gate_a[:, -1:], shift_m[:, -1:]
-            scale_m, gate_m = scale_m[:, -1:], gate_m[:, -1:]
-        else:
-            q, k, v = np.split(linear(f"{b}.qkv", y), 3, -1)
-        logits = split(q) @ split(k).transpose(0, 1, 3, 2) + (0.0 if last else w["causal_mask"])
-        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        mixed = (weights / weights.sum(axis=-1, keepdims=True)) @ split(v)
-        x = x + gate_a * linear(f"{b}.out", mixed.transpose(0, 2, 1, 3).reshape(*q.shape))
-        y = norm(norm(x, "adaln_norm_eps") * scale_m + shift_m, "norm_eps", f"{b}.mlp_norm")
-        x = x + gate_m * linear(f"{b}.fc2", gelu(linear(f"{b}.fc1", y)))
-    predicted = linear("head.fc2", gelu(linear("head.fc1", norm(x, "norm_eps", "norm"))))
-    np.testing.assert_allclose(predicted, golden.predictions, atol=1e-4)
+    variable = LatentVariable(
+        base=np.exp(drawn(4, dim)) * np.float32(0.1),
+        factor=drawn(dim, 3),
+        gain=np.exp(drawn(4)),
+        scale_head=head(dim + 3),
+        mean_heads=head(dim, 5),
+    )
+    history = golden.history[0]
+    actions = np.concatenate([golden.actions[0, :-1], golden.actions[:6, -1]])
+    sampler = FutureSampler(model, variable)
+    assert sampler.precision == "float32"
+    for samples, horizon in ((8, 6), (3, 2), (32, 6)):
+        planned = actions[: len(history) - 1 + horizon]
+        ours = sampler(history, planned, samples, seed=5)
+        theirs = variable.rollout(model, history, planned, samples, seed=5)
+        for name in ("latents", "mean", "aleatoric", "epistemic"):
+            expected = getattr(theirs, name)
+            np.testing.assert_allclose(
+                getattr(ours, name), expected, atol=2e-4 * np.abs(expected).max(), err_msg=name
+            )
+    with pytest.raises(InputError, match="2 or more samples"):
+        sampler(history, actions, 1)
+    with pytest.raises(InputError, match="not finite"):
+        sampler(history * np.float32(np.nan), actions, 4)
 
 
 def _digest(path: Path) -> dict[str, str]:

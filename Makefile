@@ -28,8 +28,9 @@ test: $(VENV)/.dev tools
 tools:
 	.ci/apt
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/run_all.py
+# All of them take two hours; `make bench ONLY=session_step` runs one.
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run_all.py $(ONLY)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -61,3 +62,7 @@ $(VENV)/.dev: $(VENV)/.base $(SOURCES)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	$(BIN)/pip install --quiet --no-deps stable-worldmodel==0.1.1
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	touch $@

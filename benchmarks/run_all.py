@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run every benchmark; each prints its table and rewrites its file in benchmarks/results/."""
+"""Run every benchmark, or those named; each prints its table and rewrites its file in benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ def main() -> None:
     if not (ROOT / "runs/demo/pusht.jepa").is_dir():
         demo = ROOT / "examples/pusht/demo.py"
         subprocess.run([sys.executable, demo, "--out", ROOT / "runs/demo"], check=True)
-    for script in sorted(HERE.glob("*.py")):
-        if script.name != Path(__file__).name:
+    scripts = {script.stem: script for script in sorted(HERE.glob("*.py"))}
+    del scripts[Path(__file__).stem]
+    for name in sys.argv[1:]:
+        if name not in scripts:
+            sys.exit(f"no benchmark {name!r}, expected some of {', '.join(scripts)}")
+    for name, script in scripts.items():
+        if name in sys.argv[1:] or len(sys.argv) == 1:
             print(f"\n{script.name}", flush=True)
             subprocess.run([sys.executable, script], check=True)
 

@@ -103,6 +103,12 @@ def command(
                 f"{part.latency_ms:7.2f} ms  SQNR {part.sqnr_db:6.1f} dB  "
                 f"centered cosine {part.centered_cosine:.5f}"
             )
+    for engine in report.engine:
+        click.echo(
+            f"  {engine.precision:<9} rollout engine              SQNR {engine.sqnr_db:6.1f} dB  "
+            f"centered cosine {engine.centered_cosine:.5f}"
+            f"{'' if engine.fits else '  not offered'}"
+        )
     for warning in report.warnings:
         click.echo(f"note: {warning}", err=True)
     click.echo(f"report: {out / 'reports' / 'export.html'}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run every benchmark, or those named; each prints its table and rewrites its file in benchmarks/results/."""
+"""Run every benchmark, or those named; each prints its table and rewrites its file in results/."""
 
 from __future__ import annotations
 

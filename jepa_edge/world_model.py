@@ -23,6 +23,7 @@ from jepa_edge.rollout import roll
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+_ENGINE_PRECISION: dict[str, Precision] = {"fp32": "float32", "int8": "int8"}
 # The golden replay may fall this far below the ratio measured at export (other CPU, other kernels).
 _SQNR_MARGIN_DB = 6.0
 # Above this ratio float32 rounding alone explains any difference.
@@ -57,6 +58,7 @@ class WorldModel:
         self.backend = backend.name
         self.threads = backend.threads
         self._engines: dict[Precision, RolloutEngine] = {}
+        self._rollout_engine: RolloutEngine | None = None
         self._encoder = _load(bundle, spec.encoder.file, backend, {"frames"})
         self._predictor = _load(bundle, spec.predictor.file, backend, {"history", "actions"})
 
@@ -155,15 +157,34 @@ class WorldModel:
         """Roll the predictor forward on its own outputs: (B, H, N, D).
 
         history (B, T, N, D); actions (B, T - 1 + H, A) raw units: the T - 1 actions taken between
-        the history's latents, then H future ones. Raises InputError on any other shape.
+        the history's latents, then H future ones. Computed by the C++ engine in the variant's own
+        precision where the bundle offers that, else step by step by the variant's graph.
+        Raises InputError on any other shape.
         """
-        steps = self.manifest.history
-        if actions.shape[1] < steps:
+        manifest = self.manifest
+        steps = manifest.history
+        latent = (steps, manifest.latent.tokens, manifest.latent.dim)
+        if history.ndim != 4 or history.shape[1:] != latent:
+            raise InputError(f"history has shape {history.shape}, expected (B, {latent})")
+        if (
+            actions.ndim != 3
+            or len(actions) != len(history)
+            or actions.shape[1] < steps
+            or actions.shape[2] != manifest.action.dim
+        ):
             raise InputError(
-                f"actions hold {actions.shape[1]} blocks, expected at least {steps}: "
-                f"{steps - 1} past and one or more future ones"
+                f"actions have shape {actions.shape}, expected ({len(history)}, {steps} or more, "
+                f"{manifest.action.dim}): {steps - 1} past blocks and one or more future ones"
             )
-        return roll(self.predict, np.ascontiguousarray(history, dtype=np.float32), actions)
+        if self._rollout_engine is None:
+            offered = manifest.engine.precisions if manifest.engine is not None else {}
+            precision = _ENGINE_PRECISION.get(self.variant)
+            if precision not in offered:
+                return roll(self.predict, np.ascontiguousarray(history, np.float32), actions)
+            self._rollout_engine = self.engine(precision=precision)
+            assert self._rollout_engine is not None
+        past = steps - 1
+        return self._rollout_engine.rollout(history, actions[:, :past], actions[:, past:])
 
     def engine(
         self,

@@ -30,8 +30,7 @@ std::span<const float> view(const FloatArray& array) {
 }
 
 std::unique_ptr<Engine> make_engine(std::shared_ptr<Predictor> predictor, std::size_t candidates,
-                                    std::size_t horizon, std::size_t samples,
-                                    std::size_t threads) {
+                                    std::size_t horizon, std::size_t samples, std::size_t threads) {
   auto engine = std::make_unique<Engine>();
   engine->predictor = std::move(predictor);
   const py::gil_scoped_release release;
@@ -45,7 +44,8 @@ std::unique_ptr<Engine> make_engine(std::shared_ptr<Predictor> predictor, std::s
 py::tuple rollout(Engine& engine, const FloatArray& history, const FloatArray& past_actions,
                   const FloatArray& actions, const std::optional<FloatArray>& start) {
   if (history.ndim() != 4 || past_actions.ndim() != 3 || actions.ndim() != 3) {
-    throw py::value_error("expected history (B, T, N, D), past_actions (B, T - 1, A), actions (S, H, A)");
+    throw py::value_error(
+        "expected history (B, T, N, D), past_actions (B, T - 1, A), actions (S, H, A)");
   }
   const PredictorSizes& sizes = engine.predictor->sizes();
   py::array_t<float> latents({actions.shape(0), actions.shape(1),
@@ -91,13 +91,14 @@ void define_engine(py::module_& m) {
       .def_readonly("action_dim", &PredictorSizes::action_dim);
   // pybind11 knows no pointers to const; nothing here can change a predictor.
   py::class_<Predictor, std::shared_ptr<Predictor>>(m, "Predictor")
-      .def(py::init([](const std::filesystem::path& path, Precision precision,
-                       const std::string& isa) {
-             const py::gil_scoped_release release;
-             return std::const_pointer_cast<Predictor>(Predictor::load(path, precision, isa));
-           }),
+      .def(py::init(
+               [](const std::filesystem::path& path, Precision precision, const std::string& isa) {
+                 const py::gil_scoped_release release;
+                 return std::const_pointer_cast<Predictor>(Predictor::load(path, precision, isa));
+               }),
            py::arg("path"), py::arg("precision"), py::arg("isa") = "auto")
-      .def_property_readonly("sizes", &Predictor::sizes, py::return_value_policy::reference_internal)
+      .def_property_readonly("sizes", &Predictor::sizes,
+                             py::return_value_policy::reference_internal)
       .def_property_readonly("precision", &Predictor::precision)
       .def_property_readonly("isa", [](const Predictor& self) { return std::string(self.isa()); })
       .def_property_readonly("packed_bytes", &Predictor::packed_bytes);

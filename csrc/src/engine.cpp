@@ -36,8 +36,8 @@ struct RolloutEngine::Impl {
   /// What one worker holds: a tile of candidates on its way through all steps.
   struct Worker {
     Workspace workspace;
-    float* actions;     ///< z-scored actions of a chunk
-    float* embedded;    ///< hidden layer of the action embedding, then the condition
+    float* actions;   ///< z-scored actions of a chunk
+    float* embedded;  ///< hidden layer of the action embedding, then the condition
     float* condition;
     float* keys;        ///< [layer][group][slot][key, value][tile row][group stride]
     float* modulation;  ///< [slot][layer][tile candidate][record]
@@ -46,10 +46,15 @@ struct RolloutEngine::Impl {
   };
 
   Impl(std::shared_ptr<const Predictor> shared, const Limits& asked)
-      : predictor(std::move(shared)), model(predictor->packed()), table(*model.table),
-        sizes(model.sizes), limits(asked), pool(asked.threads) {
+      : predictor(std::move(shared)),
+        model(predictor->packed()),
+        table(*model.table),
+        sizes(model.sizes),
+        limits(asked),
+        pool(asked.threads) {
     tile_rows = std::max(kPassRows, limits.samples * sizes.tokens);
-    tile_candidates = std::min(limits.candidates, std::max<std::size_t>(1, kPassRows / sizes.tokens));
+    tile_candidates =
+        std::min(limits.candidates, std::max<std::size_t>(1, kPassRows / sizes.tokens));
     pass_rows = std::max(kPassRows, sizes.window * limits.samples * sizes.tokens);
     record = padded(table, 6 * sizes.dim);
     latent = sizes.tokens * sizes.latent_dim;
@@ -65,16 +70,15 @@ struct RolloutEngine::Impl {
     modulation_layer = tile_candidates * record;
     modulation_slot = sizes.depth * modulation_layer;
     for (std::size_t i = 0; i < limits.threads; ++i) {
-      Worker worker{Workspace(arena, model, pass_rows),
-                    arena.take<float>(pass_rows * sizes.action_dim),
-                    arena.take<float>(pass_rows * padded(table, sizes.action_hidden)),
-                    arena.take<float>(pass_rows * padded(table, sizes.dim)),
-                    arena.take<float>(sizes.depth * keys_layer),
-                    arena.take<float>(sizes.window * modulation_slot),
-                    sizes.latent_dim == sizes.dim
-                        ? nullptr
-                        : arena.take<float>(pass_rows * sizes.latent_dim),
-                    {}};
+      Worker worker{
+          Workspace(arena, model, pass_rows),
+          arena.take<float>(pass_rows * sizes.action_dim),
+          arena.take<float>(pass_rows * padded(table, sizes.action_hidden)),
+          arena.take<float>(pass_rows * padded(table, sizes.dim)),
+          arena.take<float>(sizes.depth * keys_layer),
+          arena.take<float>(sizes.window * modulation_slot),
+          sizes.latent_dim == sizes.dim ? nullptr : arena.take<float>(pass_rows * sizes.latent_dim),
+          {}};
       worker.frames.resize(sizes.window);
       workers.push_back(std::move(worker));
     }
@@ -262,8 +266,7 @@ struct RolloutEngine::Impl {
       frame.compute = j >= oldest;
       frame.keep = keep;
       frame.row = row;
-      frame.modulation =
-          worker.modulation + j % sizes.window * modulation_slot + begin * record;
+      frame.modulation = worker.modulation + j % sizes.window * modulation_slot + begin * record;
       frame.modulation_layer = modulation_layer;
       frame.modulation_stride = record;
       frame.per_record = per_candidate * sizes.tokens;
@@ -329,8 +332,7 @@ struct RolloutEngine::Impl {
         rows.before_stride = latent;
         rows.before_divisor = M;
       } else {
-        rows.before =
-            history.data() + ((batch > 1 ? candidate * frames : 0) + frames - 1) * latent;
+        rows.before = history.data() + ((batch > 1 ? candidate * frames : 0) + frames - 1) * latent;
         rows.before_stride = batch > 1 ? frames * latent : 0;
         rows.before_divisor = M;
       }
@@ -371,8 +373,8 @@ struct RolloutEngine::Impl {
     Workspace& w = worker.workspace;
     const auto run = [&](const PackedLinear& layer, float* rows, std::size_t columns,
                          kernels::Activation activation, float* to, std::size_t to_stride) {
-      const auto left = operand(table, layer.precision, rows, columns, count, layer.inputs,
-                                activation, w.inner);
+      const auto left =
+          operand(table, layer.precision, rows, columns, count, layer.inputs, activation, w.inner);
       apply(table, layer, left, count, to, to_stride);
       return left;
     };

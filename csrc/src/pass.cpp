@@ -78,7 +78,11 @@ class Runner {
  public:
   Runner(const Predictor::Packed& model, Workspace& workspace, std::span<const PassFrame> frames,
          std::size_t rows, bool predict) noexcept
-      : model_(model), table_(*model.table), w_(workspace), frames_(frames), rows_(rows),
+      : model_(model),
+        table_(*model.table),
+        w_(workspace),
+        frames_(frames),
+        rows_(rows),
         predict_(predict) {}
 
   void run() noexcept {

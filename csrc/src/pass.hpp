@@ -19,9 +19,9 @@ struct Workspace {
   std::size_t stride;        ///< of x, normed and delta
   std::size_t group_stride;  ///< of queries, mixed, and every key and value
   std::size_t hidden_stride;
-  float* x;        ///< the residual stream; the caller fills it in
+  float* x;  ///< the residual stream; the caller fills it in
   float* normed;
-  float* delta;    ///< what a block adds to x; at the end, the predicted latents
+  float* delta;  ///< what a block adds to x; at the end, the predicted latents
   float* queries;
   float* mixed;
   float* hidden;
@@ -35,9 +35,9 @@ struct Workspace {
 struct PassFrame {
   std::size_t position;  ///< in the window
   std::size_t items;
-  std::size_t row;       ///< its first row in the workspace, where it is computed
-  bool compute;          ///< else only its keys and values are read
-  bool keep;             ///< a later pass reads its keys and values
+  std::size_t row;               ///< its first row in the workspace, where it is computed
+  bool compute;                  ///< else only its keys and values are read
+  bool keep;                     ///< a later pass reads its keys and values
   const float* modulation;       ///< first layer, first record
   std::size_t modulation_layer;  ///< floats from layer to layer
   std::size_t modulation_stride;

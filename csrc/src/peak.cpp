@@ -50,8 +50,8 @@ double measure_product(Precision precision, std::size_t rows, std::size_t inputs
   auto* x = arena.take<float>(rows * stride);
   const kernels::Packing packing{arena.take<std::uint32_t>(rows * stride), 0,
                                  arena.take<float>(rows), arena.take<float>(rows)};
-  const auto left = operand(table, precision, x, stride, rows, inputs, kernels::Activation::kNone,
-                            packing);
+  const auto left =
+      operand(table, precision, x, stride, rows, inputs, kernels::Activation::kNone, packing);
   auto* out = arena.take<float>(rows * padded(table, outputs));
   double best = std::numeric_limits<double>::infinity();
   for (int run = 0; run < kRuns; ++run) {

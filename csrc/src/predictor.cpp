@@ -18,7 +18,7 @@ namespace jepa_edge {
 namespace {
 
 constexpr std::string_view kFormat = "lewm-predictor-1";
-constexpr std::size_t kHeadColumns = 128;   // of Q, K and V each, per group of heads
+constexpr std::size_t kHeadColumns = 128;    // of Q, K and V each, per group of heads
 constexpr std::size_t kHiddenColumns = 256;  // of an MLP, per block
 constexpr std::size_t kLargest = std::size_t{1} << 20U;
 
@@ -101,9 +101,9 @@ class Packer {
     to_.action_mean = copy("action_mean", {s.action_dim}, s.action_dim);
     to_.action_inv_std = copy("action_inv_std", {s.action_dim}, s.action_dim);
     to_.action_in = linear("action_in", s.action_hidden, s.action_dim, Precision::kFloat32);
-    to_.condition = linear(
-        "condition", s.dim, s.action_hidden,
-        to_.precision == Precision::kInt8 ? Precision::kBFloat16 : to_.precision);
+    to_.condition =
+        linear("condition", s.dim, s.action_hidden,
+               to_.precision == Precision::kInt8 ? Precision::kBFloat16 : to_.precision);
     const std::size_t positions = s.window * s.tokens;
     to_.position = copy("position", {positions, s.latent_dim}, positions * s.latent_dim);
     if (s.latent_dim != s.dim) {
@@ -164,8 +164,8 @@ class Packer {
       heads.query = pack(query + first * s.dim, s.dim, columns, s.dim, nullptr, to_.precision);
       heads.key = pack(key + first * s.dim, s.dim, columns, s.dim, nullptr, to_.precision);
       heads.value = pack(value + first * s.dim, s.dim, columns, s.dim, nullptr, to_.precision);
-      heads.out = pack(out + first, inner, s.dim, columns, first == 0 ? out_bias : nullptr,
-                       to_.precision);
+      heads.out =
+          pack(out + first, inner, s.dim, columns, first == 0 ? out_bias : nullptr, to_.precision);
       block.heads.push_back(heads);
     }
     std::vector<double> sums(s.dim);
@@ -192,10 +192,10 @@ class Packer {
     std::vector<PackedHidden> blocks;
     for (std::size_t first = 0; first < width; first += kHiddenColumns) {
       const std::size_t columns = std::min(kHiddenColumns, width - first);
-      blocks.push_back({pack(in + first * inputs, inputs, columns, inputs, in_bias + first,
-                             to_.precision),
-                        pack(out + first, width, outputs, columns,
-                             first == 0 ? out_bias : nullptr, to_.precision)});
+      blocks.push_back(
+          {pack(in + first * inputs, inputs, columns, inputs, in_bias + first, to_.precision),
+           pack(out + first, width, outputs, columns, first == 0 ? out_bias : nullptr,
+                to_.precision)});
     }
     return blocks;
   }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The engine on every instruction set of this processor, against plain float64 loops. Random sizes
 // and more inputs: tests/test_engine.py. Here for the sanitizers and other processors.
-#include "jepa_edge/engine.hpp"
-
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -15,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "jepa_edge/engine.hpp"
 #include "jepa_edge/random.hpp"
 #include "jepa_edge/safetensors.hpp"
 #include "support/allocation_counter.hpp"
@@ -62,9 +61,14 @@ std::vector<float> drawn(std::size_t count, std::uint64_t stream) {
 /// A rollout problem of S candidates over H steps from T frames.
 struct Problem {
   Problem(const PredictorSizes& s, std::size_t T, std::size_t S, std::size_t H)
-      : frames(T), candidates(S), horizon(H), latent(s.tokens * s.latent_dim),
-        history(drawn(T * latent, 1)), past(drawn((T - 1) * s.action_dim, 2)),
-        actions(drawn(S * H * s.action_dim, 3)), out(S * H * latent) {}
+      : frames(T),
+        candidates(S),
+        horizon(H),
+        latent(s.tokens * s.latent_dim),
+        history(drawn(T * latent, 1)),
+        past(drawn((T - 1) * s.action_dim, 2)),
+        actions(drawn(S * H * s.action_dim, 3)),
+        out(S * H * latent) {}
 
   Status run(RolloutEngine& engine) {
     const Status status = engine.set_context({history, past, frames});
@@ -105,9 +109,9 @@ TEST_CASE("every instruction set and precision computes the model") {
     const PlainPredictor plain(sizes(c.window, c.tokens, c.latent_dim, c.dim), 7);
     const TemporaryFile file(plain.file());
     for (const auto isa : jepa_edge::available_isas()) {
-      for (const auto& [precision, allowed] : {std::pair{Precision::kFloat32, 1e-5},
-                                              std::pair{Precision::kBFloat16, 0.03},
-                                              std::pair{Precision::kInt8, 0.08}}) {
+      for (const auto& [precision, allowed] :
+           {std::pair{Precision::kFloat32, 1e-5}, std::pair{Precision::kBFloat16, 0.03},
+            std::pair{Precision::kInt8, 0.08}}) {
         CAPTURE(c.window);
         CAPTURE(c.tokens);
         CAPTURE(c.dim);
@@ -162,8 +166,8 @@ TEST_CASE("inputs that are not finite, or do not fit, give a status") {
   const PlainPredictor plain(sizes(3, 1, 40, 40), 10);
   const TemporaryFile file(plain.file());
   RolloutEngine engine(Predictor::load(file.path(), Precision::kInt8), {4, 3});
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
-                          std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Problem problem(plain.sizes(), 3, 4, 3);
     problem.actions[7] = bad;
     CHECK(problem.run(engine) == Status::kNonFiniteInput);

@@ -22,19 +22,19 @@ struct Context {
 /// The latents of one finished step of some candidates, to be changed in place before the next
 /// step sees them. Row r belongs to candidate `candidate + r / samples`, sample `r % samples`.
 struct StepRows {
-  std::size_t worker;             ///< below the engine's number of threads: for scratch memory
-  std::size_t step;               ///< from 0
-  std::size_t candidate;          ///< index of the first candidate
-  std::size_t candidates;         ///< how many
-  std::size_t samples;            ///< M, rows per candidate
-  float* latents;                 ///< in: the prediction, at step 0 the same for all samples of a
-                                  ///< candidate; out: what the next step starts from
-  std::size_t stride;             ///< floats from one row's latent (N, D) to the next row's
-  const float* before;            ///< latents that this step started from
-  std::size_t before_stride;      ///< row r started from before + r / before_divisor * this
+  std::size_t worker;         ///< below the engine's number of threads: for scratch memory
+  std::size_t step;           ///< from 0
+  std::size_t candidate;      ///< index of the first candidate
+  std::size_t candidates;     ///< how many
+  std::size_t samples;        ///< M, rows per candidate
+  float* latents;             ///< in: the prediction, at step 0 the same for all samples of a
+                              ///< candidate; out: what the next step starts from
+  std::size_t stride;         ///< floats from one row's latent (N, D) to the next row's
+  const float* before;        ///< latents that this step started from
+  std::size_t before_stride;  ///< row r started from before + r / before_divisor * this
   std::size_t before_divisor;
-  const float* actions;           ///< (A,) raw units taken in this step by the first candidate
-  std::size_t action_stride;      ///< floats to the next candidate's
+  const float* actions;       ///< (A,) raw units taken in this step by the first candidate
+  std::size_t action_stride;  ///< floats to the next candidate's
 };
 
 /// Adds noise (a latent variable) to predictions, called by the engine's workers.
@@ -49,7 +49,8 @@ class RolloutSink {
  public:
   virtual ~RolloutSink() = default;
   /// latents (candidates, M, H, N, D), of candidates [first, first + candidates).
-  virtual void finished(std::size_t first, std::size_t candidates, const float* latents) noexcept = 0;
+  virtual void finished(std::size_t first, std::size_t candidates,
+                        const float* latents) noexcept = 0;
 };
 
 /// One batch of rollouts.

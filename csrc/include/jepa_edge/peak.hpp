@@ -13,9 +13,9 @@ namespace jepa_edge {
 /// Throws std::invalid_argument for an instruction set that is not there.
 [[nodiscard]] double measure_peak(Precision precision, std::string_view isa = "auto");
 
-/// Milliseconds of this thread's CPU time for one packed product (rows, inputs) x (inputs, outputs),
-/// best of several runs, operands in cache: what the engine's own kernels would need for a layer.
-/// Throws std::invalid_argument for an instruction set that is not there.
+/// Milliseconds of this thread's CPU time for one packed product (rows, inputs) x (inputs,
+/// outputs), best of several runs, operands in cache: what the engine's own kernels would need for
+/// a layer. Throws std::invalid_argument for an instruction set that is not there.
 [[nodiscard]] double measure_product(Precision precision, std::size_t rows, std::size_t inputs,
                                      std::size_t outputs, std::string_view isa = "auto");
 

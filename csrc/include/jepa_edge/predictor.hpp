@@ -17,12 +17,12 @@ enum class Precision : std::uint8_t { kFloat32, kBFloat16, kInt8 };
 
 /// Every size of an action-conditioned AdaLN predictor.
 struct PredictorSizes {
-  std::size_t window;       ///< W, the most frames seen at once
-  std::size_t tokens;       ///< N, per frame; tokens of a frame see each other and all older frames
-  std::size_t latent_dim;   ///< D
-  std::size_t action_dim;   ///< A
+  std::size_t window;      ///< W, the most frames seen at once
+  std::size_t tokens;      ///< N, per frame; tokens of a frame see each other and all older frames
+  std::size_t latent_dim;  ///< D
+  std::size_t action_dim;  ///< A
   std::size_t action_hidden;
-  std::size_t dim;          ///< width inside the predictor
+  std::size_t dim;  ///< width inside the predictor
   std::size_t depth;
   std::size_t heads;
   std::size_t head_dim;
@@ -61,9 +61,9 @@ class Predictor {
 /// "portable".
 [[nodiscard]] std::span<const std::string_view> available_isas() noexcept;
 
-/// Precisions that an instruction set computes faster than those after them, fastest first; the last
-/// is float32. Static, so that the same processor always chooses the same.
-/// Throws std::invalid_argument for an instruction set that is not there.
+/// Precisions that an instruction set computes faster than those after them, fastest first; the
+/// last is float32. Static, so that the same processor always chooses the same. Throws
+/// std::invalid_argument for an instruction set that is not there.
 [[nodiscard]] std::vector<Precision> fastest_precisions(std::string_view isa = "auto");
 
 }  // namespace jepa_edge

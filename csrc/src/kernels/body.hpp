@@ -234,8 +234,9 @@ void gemm(const Operand& a, std::size_t rows, const Weights& w, float* out, std:
   const std::size_t tiles = (rows + kRows - 1) / kRows;
   const std::size_t small = rows / tiles;
   const std::size_t larger = rows % tiles;  // this many tiles have one row more
-  // The next panel is fetched into the second-level cache while this one is used, a share with every
-  // tile. Packed matrices lie in the order of their use: the fetch runs on into the next matrix.
+  // The next panel is fetched into the second-level cache while this one is used, a share with
+  // every tile. Packed matrices lie in the order of their use: the fetch runs on into the next
+  // matrix.
   const std::size_t panel_bytes = w.depth * kPanel * sizeof(std::uint32_t);
   const std::size_t share = (panel_bytes / tiles + 63) / 64 * 64;
   for (std::size_t panel = 0; panel < w.panels; ++panel) {
@@ -406,8 +407,8 @@ inline void moments(const float* x, std::size_t columns, float eps, float& mean,
   float variance = add_lanes((square[0] + square[1]) + (square[2] + square[3]));
   for (; c < columns; ++c) variance += (x[c] - mean) * (x[c] - mean);
   // A row too large for its squares must not pass as one of zeros: inf - inf is NaN.
-  inverse = 1.0F / __builtin_sqrtf(variance / static_cast<float>(columns) + eps) +
-            (variance - variance);
+  inverse =
+      1.0F / __builtin_sqrtf(variance / static_cast<float>(columns) + eps) + (variance - variance);
 }
 
 void norm_row(const float* x, std::size_t columns, const float* gain, const float* offset,
@@ -477,7 +478,8 @@ inline void softmax(float* scores, std::size_t groups, std::size_t count) noexce
     for (std::size_t i = 1; i < count; ++i) top = score[i] > top ? score[i] : top;
     for (std::size_t i = 0; i < count; ++i) score[i] -= top;
   }
-  for (std::size_t i = 0; i < groups * count; i += kW) store(scores + i, exponential(load(scores + i)));
+  for (std::size_t i = 0; i < groups * count; i += kW)
+    store(scores + i, exponential(load(scores + i)));
   for (std::size_t g = 0; g < groups; ++g) {
     float* score = scores + g * count;
     float total = 0.0F;
@@ -497,8 +499,8 @@ inline void mix(const AttentionArgs& args, const float* scores, std::size_t item
     const float* score = scores;
     for (std::size_t f = 0; f < args.frame_count; ++f) {
       const KeyFrame& frame = args.frames[f];
-      const float* value = frame.values +
-                           item / frame.divisor * args.tokens * args.stride + head * width + c;
+      const float* value =
+          frame.values + item / frame.divisor * args.tokens * args.stride + head * width + c;
       for (std::size_t t = 0; t < args.tokens; ++t) {
         sum = fma(splat(*score++), load(value + t * args.stride), sum);
       }
@@ -510,8 +512,8 @@ inline void mix(const AttentionArgs& args, const float* scores, std::size_t item
     const float* score = scores;
     for (std::size_t f = 0; f < args.frame_count; ++f) {
       const KeyFrame& frame = args.frames[f];
-      const float* value = frame.values +
-                           item / frame.divisor * args.tokens * args.stride + head * width + c;
+      const float* value =
+          frame.values + item / frame.divisor * args.tokens * args.stride + head * width + c;
       for (std::size_t t = 0; t < args.tokens; ++t) sum += *score++ * value[t * args.stride];
     }
     out[c] = sum;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "neon_simd.hpp"
+
+// After the Simd that it uses.
 #include "body.hpp"
 #include "tables.hpp"
 

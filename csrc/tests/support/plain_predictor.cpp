@@ -219,8 +219,8 @@ std::vector<double> PlainPredictor::rollout(const std::vector<float>& history, s
       return Rows(values.begin() + static_cast<std::ptrdiff_t>(from * size),
                   values.begin() + static_cast<std::ptrdiff_t>(to * size));
     };
-    const Rows next = step(cut(seen, start, end, latent), cut(actions, start, end, sizes_.action_dim),
-                           end - start);
+    const Rows next = step(cut(seen, start, end, latent),
+                           cut(actions, start, end, sizes_.action_dim), end - start);
     seen.insert(seen.end(), next.begin(), next.end());
   }
   return {seen.begin() + static_cast<std::ptrdiff_t>(frames * latent), seen.end()};

@@ -25,7 +25,7 @@ Workspace::Workspace(Arena& arena, const Predictor::Packed& model, std::size_t r
   const Kernels& table = *model.table;
   const PredictorSizes& sizes = model.sizes;
   const std::size_t group = model.heads_together * sizes.head_dim;
-  std::size_t widest = std::max(sizes.action_hidden, sizes.latent_dim);
+  std::size_t widest = std::max({sizes.action_hidden, sizes.latent_dim, sizes.dim});
   for (const PackedHidden& block : model.head) widest = std::max(widest, block.in.outputs);
   for (const PackedHidden& block : model.blocks[0].mlp) widest = std::max(widest, block.in.outputs);
   stride = padded(table, std::max(sizes.dim, sizes.latent_dim));

@@ -105,7 +105,7 @@ TEST_CASE("every instruction set and precision computes the model") {
     std::size_t window, tokens, latent_dim, dim, frames;
   };
   for (const Case c : {Case{3, 1, 40, 40, 1}, Case{3, 1, 40, 40, 3}, Case{4, 2, 24, 50, 2},
-                       Case{1, 1, 40, 33, 1}, Case{2, 3, 20, 20, 2}}) {
+                       Case{1, 1, 40, 33, 1}, Case{2, 3, 20, 20, 2}, Case{3, 1, 9, 700, 1}}) {
     const PlainPredictor plain(sizes(c.window, c.tokens, c.latent_dim, c.dim), 7);
     const TemporaryFile file(plain.file());
     for (const auto isa : jepa_edge::available_isas()) {

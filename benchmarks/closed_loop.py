@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=ROOT / "runs/demo/pusht.jepa")
     parser.add_argument("--tasks", type=int, default=50)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--policies", help="some of them, with commas; nothing is written then")
     arguments = parser.parse_args()
     model = WorldModel.load(arguments.bundle, "fp32")
     tasks = make_tasks(arguments.tasks, arguments.seed)
@@ -44,7 +45,10 @@ def main() -> None:
     }
     policies |= {"random": RandomPolicy(model, arguments.seed), "no-op": Policy()}
     figures = {}
+    chosen = arguments.policies.split(",") if arguments.policies else list(policies)
     for name, policy in policies.items():
+        if name not in chosen:
+            continue
         outcomes = [run_task(policy, task) for task in tasks]
         wins, count = sum(outcome.success for outcome in outcomes), len(outcomes)
         figures[name] = {
@@ -58,6 +62,8 @@ def main() -> None:
             "median_plan_s": float(np.median([o.plan_s for o in outcomes])),
         }
         print(name, figures[name], flush=True)
+    if arguments.policies:
+        return
     result = {
         "date": datetime.date.today().isoformat(),
         "rerun": "make demo && python benchmarks/closed_loop.py",

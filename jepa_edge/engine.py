@@ -160,7 +160,7 @@ class RolloutEngine:
                 f"goal has shape {goal.shape}, expected {(sizes.tokens, sizes.latent_dim)} "
                 "finite numbers"
             )
-        if not 1 <= goal_steps <= actions.shape[1]:
+        if actions.ndim == 3 and not 1 <= goal_steps <= actions.shape[1]:
             raise InputError(
                 f"goal_steps is {goal_steps}, expected 1 to the horizon, {actions.shape[1]}"
             )

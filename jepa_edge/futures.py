@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge import _core
-from jepa_edge.engine import Precision
+from jepa_edge.engine import Precision, RolloutEngine
 from jepa_edge.errors import InputError
 from jepa_edge.latent_variable import Futures, LatentVariable
 from jepa_edge.world_model import WorldModel
@@ -17,15 +19,15 @@ class FutureSampler:
     """Draws what `LatentVariable.rollout` draws, several times faster: the past is computed once
     for all samples, and nothing is allocated between the steps.
 
-    precision: of the rollout engine; None where the bundle has none, and the model's own graph
-    predicts.
+    precision: of the engine, the variant's own; None where the bundle has none, and the model's
+    graph predicts. Calls from several threads take turns.
     """
 
     def __init__(self, model: WorldModel, variable: LatentVariable) -> None:
         self._model, self._variable = model, variable
-        self._engine = model.engine()
-        self._noise: _core.LatentNoise | None = None
-        self._reserved = (0, 0)
+        self._engine = model.own_engine()
+        self._lock = threading.Lock()
+        self._noise: tuple[int, int, _core.LatentNoise] | None = None
         self.precision: Precision | None = None
         if self._engine is not None:
             self.precision = self._engine.precision
@@ -41,27 +43,25 @@ class FutureSampler:
         """Sample futures; arguments, result and errors as of `LatentVariable.rollout`."""
         if self._engine is None:
             return self._variable.rollout(self._model, history, actions, samples, seed)
-        past = len(history) - 1
-        horizon = len(actions) - past
-        if samples < 2 or horizon < 1:
+        manifest = self._model.manifest
+        latent = (manifest.history, manifest.latent.tokens, manifest.latent.dim)
+        past = manifest.history - 1
+        if (
+            history.shape != latent
+            or actions.ndim != 2
+            or actions.shape[1] != manifest.action.dim
+            or samples < 2
+            or len(actions) <= past
+        ):
             raise InputError(
-                f"got {samples} samples and actions {actions.shape} for history {history.shape}; "
-                "expected 2 or more samples and T - 1 past actions plus one or more future ones"
+                f"got {samples} samples, history {history.shape} and actions {actions.shape}; "
+                f"expected 2 or more samples, {latent} and ({past} past blocks plus one or more "
+                f"future ones, {manifest.action.dim})"
             )
-        rows = samples + 1  # row 0 is the noise-free prediction
-        core = self._engine.core(1, horizon, rows)
-        if self._noise is None or horizon > self._reserved[0] or rows > self._reserved[1]:
-            self._reserved = (max(horizon, self._reserved[0]), max(rows, self._reserved[1]))
-            self._noise = _core.LatentNoise(
-                self._core_variable,
-                self._model.manifest.latent.tokens,
-                candidates=1,
-                horizon=self._reserved[0],
-                samples=self._reserved[1],
-                threads=self._engine.threads,
-            )
+        horizon, rows = len(actions) - past, samples + 1  # row 0 is the noise-free prediction
+        core, noise = self._reserve(self._engine, horizon, rows)
         actions = np.ascontiguousarray(actions, np.float32)
-        status, latents, epistemic = self._noise.rollout(
+        status, latents, epistemic = noise.rollout(
             core,
             np.ascontiguousarray(history[None], np.float32),
             actions[None, :past],
@@ -82,3 +82,22 @@ class FutureSampler:
             aleatoric=drawn.var(axis=0, ddof=1).mean(axis=(1, 2)),
             epistemic=epistemic[0],
         )
+
+    def _reserve(
+        self, engine: RolloutEngine, horizon: int, rows: int
+    ) -> tuple[_core.Engine, _core.LatentNoise]:
+        """The engine and the noise, with room for this many steps and rows."""
+        with self._lock:
+            if self._noise is None or horizon > self._noise[0] or rows > self._noise[1]:
+                have = self._noise or (0, 0, None)
+                horizon, rows = max(horizon, have[0]), max(rows, have[1])
+                noise = _core.LatentNoise(
+                    self._core_variable,
+                    self._model.manifest.latent.tokens,
+                    candidates=1,
+                    horizon=horizon,
+                    samples=rows,
+                    threads=engine.threads,
+                )
+                self._noise = (horizon, rows, noise)
+            return engine.core(1, self._noise[0], self._noise[1]), self._noise[2]

@@ -155,6 +155,13 @@ class Planner:
                 "world_weight needs recorded, the whitener of the recorded latents of dimension "
                 f"{latent.dim}; calibrate the bundle and pass its familiarity channel's"
             )
+        if latent_variable is not None:
+            try:
+                latent_variable.check(latent.dim, spec.dim)
+            except ValueError as error:
+                raise InputError(
+                    f"latent_variable is not this model's ({error}); pass the one of its bundle"
+                ) from None
         if risk.samples > 1 and latent_variable is None:
             raise InputError(
                 f"samples is {risk.samples} but there is no latent_variable to draw them; pass the "

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge import _core
 from jepa_edge.backends import Backend, Graph
 from jepa_edge.bundle import Bundle
-from jepa_edge.engine import Precision, RolloutEngine, fastest_precisions
+from jepa_edge.engine import PRECISIONS, Precision, RolloutEngine, fastest_precisions
 from jepa_edge.errors import BundleError, InputError
 from jepa_edge.golden import Golden
 from jepa_edge.manifest import Manifest, calibration_name
@@ -57,8 +58,9 @@ class WorldModel:
         self.variant = variant
         self.backend = backend.name
         self.threads = backend.threads
-        self._engines: dict[Precision, RolloutEngine] = {}
-        self._rollout_engine: RolloutEngine | None = None
+        self._predictors: dict[Precision, _core.Predictor] = {}
+        self._own_engine: RolloutEngine | None = None
+        self._own_engine_known = False
         self._encoder = _load(bundle, spec.encoder.file, backend, {"frames"})
         self._predictor = _load(bundle, spec.predictor.file, backend, {"history", "actions"})
 
@@ -159,7 +161,7 @@ class WorldModel:
         history (B, T, N, D); actions (B, T - 1 + H, A) raw units: the T - 1 actions taken between
         the history's latents, then H future ones. Computed by the C++ engine in the variant's own
         precision where the bundle offers that, else step by step by the variant's graph.
-        Raises InputError on any other shape.
+        Raises InputError on any other shape, and from the engine when a number is not finite.
         """
         manifest = self.manifest
         steps = manifest.history
@@ -176,15 +178,28 @@ class WorldModel:
                 f"actions have shape {actions.shape}, expected ({len(history)}, {steps} or more, "
                 f"{manifest.action.dim}): {steps - 1} past blocks and one or more future ones"
             )
-        if self._rollout_engine is None:
-            offered = manifest.engine.precisions if manifest.engine is not None else {}
-            precision = _ENGINE_PRECISION.get(self.variant)
-            if precision not in offered:
-                return roll(self.predict, np.ascontiguousarray(history, np.float32), actions)
-            self._rollout_engine = self.engine(precision=precision)
-            assert self._rollout_engine is not None
+        engine = self.own_engine()
+        if engine is None:
+            return roll(self.predict, np.ascontiguousarray(history, np.float32), actions)
         past = steps - 1
-        return self._rollout_engine.rollout(history, actions[:, :past], actions[:, past:])
+        return engine.rollout(history, actions[:, :past], actions[:, past:])
+
+    def own_engine(self) -> RolloutEngine | None:
+        """Return the rollout engine in the variant's own precision, None where there is none.
+
+        There is none in a bundle without an engine, where that precision missed the budget or does
+        not reproduce the golden outputs here (a warning says so), and for fp16.
+        """
+        if not self._own_engine_known:
+            self._own_engine_known = True
+            offered = self.manifest.engine.precisions if self.manifest.engine is not None else {}
+            precision = _ENGINE_PRECISION.get(self.variant)
+            if precision in offered:
+                try:
+                    self._own_engine = self.engine(precision=precision)
+                except BundleError as error:
+                    logger.warning("%s; the graph predicts instead", error)
+        return self._own_engine
 
     def engine(
         self,
@@ -204,6 +219,8 @@ class WorldModel:
         spec = self.manifest.engine
         if spec is None:
             return None
+        if precision is not None and precision not in PRECISIONS:
+            raise InputError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
         if precision is not None and precision not in spec.precisions:
             raise BundleError(
                 f"{self.bundle.path} offers the engine in {', '.join(spec.precisions)}, not in "
@@ -213,7 +230,7 @@ class WorldModel:
         for name in wanted:
             if name not in spec.precisions:
                 continue
-            if name not in self._engines:
+            if name not in self._predictors:
                 engine = RolloutEngine.load(
                     self.bundle.file(spec.file), precision=name, threads=self.threads
                 )
@@ -228,17 +245,18 @@ class WorldModel:
                         f"outputs here ({told}); export again on this kind of machine"
                     )
                 logger.info("rollout engine in %s, golden outputs pass", name)
-                self._engines[name] = engine
+                self._predictors[name] = engine.predictor
             return RolloutEngine(
-                self._engines[name].predictor,
+                self._predictors[name],
                 threads=self.threads,
                 candidates=candidates,
                 horizon=horizon,
                 samples=samples,
             )
+        offered = ", ".join(spec.precisions) or "no precision"
         raise BundleError(
-            f"{self.bundle.path}: no precision of the rollout engine reproduces the golden outputs "
-            "here; export again on this kind of machine"
+            f"{self.bundle.path} offers the engine in {offered}; none of these is both fast on this machine and true to the golden outputs: export "
+            "again on this kind of machine, or with a larger --max-latent-error"
         )
 
     def _replay_engine(self, engine: RolloutEngine) -> float:

@@ -115,7 +115,7 @@ Status Caller::call(const std::function<py::tuple()>& arguments,
     const auto answer = py::array_t < float,
                py::array::c_style | py::array::forcecast > ::ensure(function_(*arguments()));
     if (!answer) {
-      throw py::error_already_set();
+      throw py::type_error("the evaluator returned no array of numbers");
     }
     if (answer.ndim() != 1 || static_cast<std::size_t>(answer.size()) != energies.size()) {
       throw py::value_error("expected one energy per candidate, shape (" +

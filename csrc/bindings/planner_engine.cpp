@@ -26,6 +26,15 @@ struct BoundEvaluator {
         core(*engine.rollout, objective),
         shape(objective.shape()) {
     if (variable) {
+      const auto& model = engine.predictor->sizes();
+      const auto& drawn = variable->sizes();
+      if (drawn.latent_dim != model.latent_dim || drawn.action_dim != model.action_dim) {
+        throw py::value_error("the latent variable is of another model: latents of " +
+                              std::to_string(drawn.latent_dim) + " and actions of " +
+                              std::to_string(drawn.action_dim) + ", expected " +
+                              std::to_string(model.latent_dim) + " and " +
+                              std::to_string(model.action_dim));
+      }
       noise.emplace(variable, shape.tokens, engine.rollout->limits());
     }
   }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <new>
 #include <vector>
 
 namespace jepa_edge {
@@ -13,11 +14,13 @@ class Arena {
  public:
   template <typename T>
   T* take(std::size_t count) {
+    if (count > kMost / sizeof(T)) throw std::bad_alloc();
     return static_cast<T*>(take_bytes(count * sizeof(T)));
   }
   [[nodiscard]] std::size_t bytes() const noexcept { return used_; }
 
  private:
+  static constexpr std::size_t kMost = std::size_t{1} << 46U;  // so that no size wraps around
   void* take_bytes(std::size_t bytes);
 
   struct Free {

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -30,6 +30,7 @@ from jepa_edge.golden import Golden
 from jepa_edge.latent_variable import LatentVariable
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 from jepa_edge.mlp import MLP
+from jepa_edge.planner import Planner, PlannerConfig, RiskConfig
 from jepa_edge.recording import Episode, Recording
 from jepa_edge.rollout import roll
 from jepa_edge.world_model import WorldModel
@@ -273,15 +274,19 @@ def test_weights_that_do_not_give_the_golden_outputs_are_refused(
     seal(path, msgspec.structs.replace(Bundle.open(exported[0]).manifest, files={}))
     with pytest.raises(BundleError, match="does not reproduce the golden outputs"):
         WorldModel.load(path, "fp32").engine(precision="float32")
+    model = WorldModel.load(path, "fp32")  # the graph is not the engine's file: it goes on alone
+    assert model.own_engine() is None
+    golden = Golden.read(model.bundle)
+    actions = np.repeat(golden.actions[:, :1], len(golden.actions[0]) + 1, axis=1)
+    np.testing.assert_array_equal(
+        model.rollout(golden.history, actions), roll(model.predict, golden.history, actions)
+    )
 
 
 def test_futures_drawn_in_the_core_are_those_of_the_python_class(
-    exported: tuple[Path, ExportReport], monkeypatch: pytest.MonkeyPatch
+    exported: tuple[Path, ExportReport],
 ) -> None:
     model = WorldModel.load(exported[0], "fp32")
-    monkeypatch.setattr(
-        model, "engine", functools.partial(WorldModel.engine, model, precision="float32")
-    )
     golden = Golden.read(model.bundle)
     dim, size = model.manifest.latent.dim, model.manifest.action.dim
     rng = np.random.default_rng(1)
@@ -321,6 +326,13 @@ def test_futures_drawn_in_the_core_are_those_of_the_python_class(
             )
     with pytest.raises(InputError, match="2 or more samples"):
         sampler(history, actions, 1)
+    with pytest.raises(InputError, match="got 4 samples, history"):
+        sampler(history.transpose(0, 2, 1), actions, 4)
+    foreign = dataclasses.replace(variable, base=drawn(4, dim + 1), factor=drawn(dim + 1, 3))
+    config = PlannerConfig(horizon=2, risk=RiskConfig(samples=4))
+    with pytest.raises(InputError, match="latent_variable is not this model's"):
+        Planner(model, config, latent_variable=foreign)
+    assert Planner(model, config, latent_variable=variable).precision is not None
     with pytest.raises(InputError, match="not finite"):
         sampler(history * np.float32(np.nan), actions, 4)
 

@@ -37,7 +37,8 @@ struct StepRows {
   std::size_t action_stride;  ///< floats to the next candidate's
 };
 
-/// Adds noise (a latent variable) to predictions, called by the engine's workers.
+/// Adds noise (a latent variable) to predictions, called by the engine's workers. It must be made
+/// for the predictor's own N, D and A: nothing here can check that.
 class StepNoise {
  public:
   virtual ~StepNoise() = default;

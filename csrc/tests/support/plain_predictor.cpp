@@ -102,10 +102,11 @@ PlainPredictor::Rows PlainPredictor::linear(const std::string& name, const Rows&
   const bool has_bias = name.find("qkv") == std::string::npos &&
                         name.find(".kv") == std::string::npos && !name.ends_with(".q");
   const std::size_t out = weight.size() / in;
+  const std::vector<float> bias = has_bias ? tensor(name + ".bias") : std::vector<float>(out);
   Rows y(x.size() / in * out);
   for (std::size_t row = 0; row < x.size() / in; ++row) {
     for (std::size_t o = 0; o < out; ++o) {
-      double sum = has_bias ? static_cast<double>(tensor(name + ".bias")[o]) : 0.0;
+      double sum = bias[o];
       for (std::size_t i = 0; i < in; ++i) sum += x[row * in + i] * weight[o * in + i];
       y[row * out + o] = sum;
     }
@@ -115,11 +116,13 @@ PlainPredictor::Rows PlainPredictor::linear(const std::string& name, const Rows&
 
 PlainPredictor::Rows PlainPredictor::norm(const std::string& name, const Rows& x) const {
   const std::size_t n = sizes_.dim;
+  const auto& gain = tensor(name + ".weight");
+  const auto& offset = tensor(name + ".bias");
   Rows y(x.size());
   for (std::size_t row = 0; row < x.size() / n; ++row) {
     normalize(&x[row * n], n, 1e-5, &y[row * n]);
     for (std::size_t i = 0; i < n; ++i) {
-      y[row * n + i] = y[row * n + i] * tensor(name + ".weight")[i] + tensor(name + ".bias")[i];
+      y[row * n + i] = y[row * n + i] * gain[i] + offset[i];
     }
   }
   return y;
@@ -143,7 +146,8 @@ PlainPredictor::Rows PlainPredictor::step(const Rows& window, const Rows& action
   const Rows modulation = linear("modulation", condition, dim);  // (frames, depth * 6 * dim)
 
   Rows x = window;
-  for (std::size_t i = 0; i < x.size(); ++i) x[i] += tensor("position")[i];
+  const auto& position = tensor("position");
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] += position[i];
   if (s.dim != s.latent_dim) x = linear("input_proj", x, s.latent_dim);
   for (std::size_t layer = 0; layer < s.depth; ++layer) {
     const std::string block = "blocks." + std::to_string(layer) + ".";

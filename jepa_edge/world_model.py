@@ -255,8 +255,9 @@ class WorldModel:
             )
         offered = ", ".join(spec.precisions) or "no precision"
         raise BundleError(
-            f"{self.bundle.path} offers the engine in {offered}; none of these is both fast on this machine and true to the golden outputs: export "
-            "again on this kind of machine, or with a larger --max-latent-error"
+            f"{self.bundle.path} offers the engine in {offered}; none of these is both fast on "
+            "this machine and true to the golden outputs: export again on this kind of "
+            "machine, or with a larger --max-latent-error"
         )
 
     def _replay_engine(self, engine: RolloutEngine) -> float:

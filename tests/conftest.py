@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -26,6 +27,10 @@ from jepa_edge.manifest import (
     VariantSpec,
 )
 from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
+
+# The same examples in every run: a failure in CI is one that can be had again at a desk.
+settings.register_profile("reproducible", derandomize=True)
+settings.load_profile("reproducible")
 
 SIZE, DIM, ACTION, HISTORY = 8, 6, 4, 3
 

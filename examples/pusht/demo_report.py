@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from figures import bars, futures_map, landscape, png, strip, timeline
+from jepa_edge.calibration.evaluation import FaultReport
 from jepa_edge.calibration.page import percent, reliability_section, spread_section
-from jepa_edge.calibration.records import FaultReport, Rate, SpreadReport, VariantReport
+from jepa_edge.calibration.records import Rate, SpreadReport, VariantReport
 from jepa_edge.export.options import ExportReport
 from jepa_edge.report import Section, Table, write_page
 from jepa_edge.version import __version__
@@ -67,7 +68,7 @@ def summarize(results: DemoResults) -> dict[str, Any]:
             "levels": [flag.level.name for flag in flags],
             "scores": [flag.score for flag in flags],
             "alarmed": {
-                fault.value: results.showcase.alarmed(start, stop) for fault, start, stop in FAULTS
+                fault: results.showcase.alarmed(start, stop) for fault, start, stop in FAULTS
             },
         },
         "probe_rmse_px": results.future.probe_rmse,
@@ -172,7 +173,7 @@ def _short(fault: Any) -> str:
 
 def _showcase(results: DemoResults) -> Section:
     missed = [
-        fault.value for fault, start, stop in FAULTS if not results.showcase.alarmed(start, stop)
+        fault for fault, start, stop in FAULTS if not results.showcase.alarmed(start, stop)
     ]
     said = (
         f"Not flagged in this episode: {', '.join(missed)}."
@@ -210,7 +211,7 @@ def _faults(results: DemoResults) -> Section:
     ]
     columns = [report.nominal_by_channel, *(fault.by_channel for fault in report.faults)]
     matrix = [
-        [channel, *(f"{100 * shares[channel]:.0f} %" for shares in columns)]
+        [channel, *(f"{100 * shares[channel].value:.0f} %" for shares in columns)]
         for channel in report.nominal_by_channel
     ]
     return Section(
@@ -219,8 +220,8 @@ def _faults(results: DemoResults) -> Section:
             (
                 f"Nominal episodes that raise CAUTION or more: {percent(report.false_alarms)}; "
                 f"that reach REJECT: {percent(report.rejections)}; "
-                f"{report.alarms_per_hour:.1f} alarms per hour of nominal operation. In the same steps "
-                f"as the faults, nominal episodes alarm in {percent(report.false_alarms_after_onset)}."
+                f"{report.alarms_per_hour.value:.1f} alarms per hour of nominal operation. In the same steps "
+                f"as the faults, nominal episodes alarm in {percent(report.faults[0].nominal_after_onset)}."
             ),
             (
                 f"Every fault begins at step {report.faults[0].onset} of an episode of 40; delays are "

@@ -118,7 +118,7 @@ def timeline(showcase: Showcase) -> go.Figure:
             y=1.0,
             xref="x3",
             yref="y3 domain",
-            text=f"<b>{fault.value}</b>",
+            text=f"<b>{fault}</b>",
             showarrow=False,
             yanchor="top",
         )

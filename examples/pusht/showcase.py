@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.faults import parse_fault
 from jepa_edge.monitor import Monitor
 from jepa_edge.session import Observation, Session, SessionConfig, Update
-from jepa_edge.sim import FaultKind, PushTSim, warm_up
+from jepa_edge.sim import FaultySimulator, PushTSim
 from jepa_edge.world_model import WorldModel
 
 STEPS = 150
 FAULTS = (
-    (FaultKind.OCCLUSION, 20, 32),
-    (FaultKind.FROZEN, 52, 64),
-    (FaultKind.STUCK, 84, 96),
-    (FaultKind.FRICTION, 112, 150),
+    ("occlusion", 20, 32),
+    ("freeze", 52, 64),
+    ("stuck", 84, 96),
+    ("friction", 112, 150),
 )
 """Fault, first step that it acts on, first step that is healthy again."""
 
@@ -39,16 +40,16 @@ class Showcase:
 def run_showcase(model: WorldModel, seed: int) -> Showcase:
     """Drive a session through the episode; the commanded actions are what the session is told."""
     rng = np.random.default_rng(seed)
-    sim = PushTSim(int(rng.integers(2**31)))
-    policy = warm_up(sim, rng)
-    session = Session(model, Monitor.load(model), SessionConfig(samples=32))
+    sim = FaultySimulator(PushTSim(int(rng.integers(2**31))))
+    policy = sim.warm_up(rng)
+    session = Session(model, Monitor.load(model), SessionConfig(samples=32, latch=None))
     begins = {start: fault for fault, start, _ in FAULTS}
     ends = {stop for _, _, stop in FAULTS}
     frames = [sim.frame]
     updates = [session.step(Observation(stamp_s=0.0, frame=frames[0]))]
     for step in range(STEPS):
         if step in begins:
-            sim.inject(begins[step])
+            sim.inject(parse_fault(begins[step]))
         elif step in ends:
             sim.inject(None)
         action = policy.act(sim.state)

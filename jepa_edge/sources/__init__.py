@@ -29,8 +29,8 @@ class SourceOptions:
 
     episode: which episode of a recording. actions: `.npy` file (T, A) beside a video.
     resize: scale video frames to the model's size. image_topic, action_topic: topics of a bag,
-    None for the only one of its kind. fault: "KIND@STEP" for a simulator. steps, seed: length and
-    start of a simulated run.
+    None for the only one of its kind. fault: "NAME[:SEVERITY][@STEP]" for a
+    simulator. steps, seed: length and start of a simulated run.
     """
 
     episode: int = 0
@@ -46,7 +46,8 @@ class SourceOptions:
 def open_source(spec: str, manifest: Manifest, options: SourceOptions) -> Source:
     """Return the source that spec names, checked against the model.
 
-    spec: a recording's directory, a video file, an MCAP file or rosbag2 directory, or "sim:pusht".
+    spec: a recording's directory, a video file, an MCAP file or rosbag2 directory, or a
+    simulator such as "sim:pusht".
     Raises InputError when spec is none of these or does not fit the model.
     """
     if not spec:

@@ -3,25 +3,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from jepa_edge.errors import InputError
+from jepa_edge.faults import parse_fault
 from jepa_edge.manifest import Manifest
 from jepa_edge.session import Observation
-from jepa_edge.sim import FaultKind, PushTSim, warm_up
-
-SIMULATORS = ("pusht",)
-
-
-def parse_fault(text: str) -> tuple[FaultKind, int]:
-    """Read "KIND@STEP", e.g. "occlusion@20". Raises InputError when it is not of that form."""
-    kind, _, step = text.partition("@")
-    known = [fault.value for fault in FaultKind]
-    if kind not in known or not (step.isascii() and step.isdigit()):
-        raise InputError(f"fault {text!r}: expected KIND@STEP with KIND of {', '.join(known)}")
-    return FaultKind(kind), int(step)
+from jepa_edge.sim import FaultySimulator, Simulator, make_simulator
 
 
 class SimulationSource:
@@ -31,10 +22,8 @@ class SimulationSource:
         self, name: str, manifest: Manifest, *, steps: int, seed: int, fault: str | None
     ) -> None:
         """Raises InputError when the simulator is unknown or does not fit the model."""
-        if name not in SIMULATORS:
-            raise InputError(f"simulator {name!r} is not known; there is {', '.join(SIMULATORS)}")
-        kind, start = (None, 0) if fault is None else parse_fault(fault)
-        if steps < 1 or seed < 0 or (kind is not None and start >= steps):
+        injection = None if fault is None else parse_fault(fault)
+        if steps < 1 or seed < 0 or (injection is not None and injection.onset >= steps):
             raise InputError(
                 f"got {steps} steps, seed {seed}, fault {fault}; expected at least one step, "
                 "a seed of 0 or more, and a fault that begins within the steps"
@@ -45,25 +34,42 @@ class SimulationSource:
             )
         self._steps = steps
         self._rng = np.random.default_rng(seed)
-        self.sim = PushTSim(
-            seed,
-            fault=kind,
-            fault_start=start,
-            size=manifest.observation.height,
-            block=manifest.action.block,
+        healthy = make_simulator(
+            name, seed, size=manifest.observation.height, block=manifest.action.block
         )
-        manifest.observation.check_frames(self.sim.frame[None])
-        if self.sim.action_dim != manifest.action.dim:
-            raise InputError(
-                f"{name} takes {self.sim.action_dim} numbers per block, "
-                f"the model {manifest.action.dim}; it was trained on another robot"
-            )
+        self.sim = FaultySimulator(healthy, injection, seed)
+        manifest.observation.check_frames(healthy.frame[None])
+        _check_fits(healthy, manifest)
 
     def __iter__(self) -> Iterator[Observation]:
         sim = self.sim
-        policy = warm_up(sim, self._rng)
+        policy = sim.warm_up(self._rng)
         yield Observation(stamp_s=0.0, frame=sim.frame)
         for step in range(self._steps):
             action = policy.act(sim.state)
             frame = sim.step(action)
             yield Observation(stamp_s=(step + 1) / sim.rate_hz, frame=frame, action=action)
+
+
+def _check_fits(robot: Simulator, manifest: Manifest) -> None:
+    """Raise InputError when a robot's actions or rate are not the model's."""
+    action = manifest.action
+    if robot.action_dim != action.dim:
+        raise InputError(
+            f"{robot.name} takes {robot.action_dim} numbers per block, "
+            f"the model {action.dim}; it was trained on another robot"
+        )
+    if not math.isclose(robot.rate_hz, manifest.observation.rate_hz, rel_tol=0.01):
+        raise InputError(
+            f"{robot.name} steps at {robot.rate_hz:g} Hz, the model at "
+            f"{manifest.observation.rate_hz:g} Hz; it was trained on another robot"
+        )
+    for which, own, models in (
+        ("low", robot.action_low, action.low),
+        ("high", robot.action_high, action.high),
+    ):
+        if models and not np.allclose(own, models):
+            raise InputError(
+                f"{robot.name} takes actions with {which} {own}, the model with {which} "
+                f"{models}; it was trained on another robot"
+            )

@@ -28,8 +28,8 @@ def test_the_demo_runs_and_its_figures_make_sense(tmp_path: Path) -> None:
     assert min(part["sqnr_db"] for part in parts) >= 20.0
     assert min(part["centered_cosine"] for part in parts) >= 0.99
     faults = {fault["fault"]: fault["detected"] for fault in summary["faults"]["faults"]}
-    assert set(faults) == {"occlusion", "frozen", "stuck", "friction"}
-    for fault in ("occlusion", "frozen", "stuck"):
+    assert set(faults) == {"occlusion", "freeze", "stuck", "friction"}
+    for fault in ("occlusion", "freeze", "stuck"):
         assert faults[fault]["count"] == faults[fault]["trials"] == 3
     latent, dropout = (spread["overall"]["value"] for spread in summary["spread"])
     assert latent > dropout

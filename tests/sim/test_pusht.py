@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The PushT wrapper: exact states, repeatable runs, and faults that do what they say."""
+"""The PushT wrapper: exact states, repeatable runs, and dynamics that do what they say."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +9,15 @@ import pytest
 pytest.importorskip("pymunk")
 
 from jepa_edge.errors import InputError
-from jepa_edge.recording import Recording
-from jepa_edge.sim import FaultKind, PushTSim, ScriptedPolicy, goal_state, record_pusht, warm_up
-from jepa_edge.sim.pusht import STATE_NAMES
+from jepa_edge.faults import parse_fault
+from jepa_edge.sim import FaultySimulator, PushTSim, ScriptedPolicy, Simulator, goal_state
 
 FAR = np.array([60.0, 60.0, 300.0, 300.0, 0.0, 1.0], np.float32)  # agent clear of the block
 
 
-def _run(sim: PushTSim, seed: int, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _run(
+    sim: PushTSim | FaultySimulator, seed: int, steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     policy = ScriptedPolicy(np.random.default_rng(seed), block=sim.block)
     actions, frames, states = [], [sim.frame], [sim.state]
     for _ in range(steps):
@@ -43,7 +42,6 @@ def test_reset_to_a_state_shows_that_state() -> None:
     sim = PushTSim(0)
     frame = sim.reset(state=FAR)
     np.testing.assert_allclose(sim.state, FAR, atol=1e-4)
-    assert sim.steps == 0
     # the agent is blue: its pixels average to its position
     blue = (frame[..., 2] > 200) & (frame[..., 0] < 120)
     row, column = (np.argwhere(blue) + 0.5).mean(0) * 512 / 64
@@ -92,10 +90,13 @@ def test_a_block_is_two_environment_steps() -> None:
     assert coarse.action_dim == 4
 
 
+def _faulty(text: str) -> FaultySimulator:
+    return FaultySimulator(PushTSim(4), parse_fault(text))
+
+
 def test_occlusion_hides_the_center_from_its_start_on() -> None:
-    sick, well = PushTSim(4, fault=FaultKind.OCCLUSION, fault_start=5), PushTSim(4)
-    _, frames, states = _run(sick, 1, 10)
-    _, clean, clean_states = _run(well, 1, 10)
+    _, frames, states = _run(_faulty("occlusion@5"), 1, 10)
+    _, clean, clean_states = _run(PushTSim(4), 1, 10)
     np.testing.assert_array_equal(states, clean_states)
     np.testing.assert_array_equal(frames[:5], clean[:5])
     hidden = (frames[5:] != clean[5:]).any(-1).mean((1, 2))
@@ -103,74 +104,93 @@ def test_occlusion_hides_the_center_from_its_start_on() -> None:
     assert frames[5:, 32, 32].max() < 40
 
 
-def test_frozen_repeats_the_last_good_frame() -> None:
-    _, frames, states = _run(PushTSim(4, fault=FaultKind.FROZEN, fault_start=5), 1, 10)
-    _, clean, clean_states = _run(PushTSim(4), 1, 10)
-    np.testing.assert_array_equal(states, clean_states)
-    np.testing.assert_array_equal(frames[:5], clean[:5])
-    assert (frames[5:] == clean[4]).all()
-
-
-def test_stuck_holds_the_agent_where_it_was() -> None:
-    sim = PushTSim(4, fault=FaultKind.STUCK, fault_start=5)
-    actions, _, states = _run(sim, 1, 12)
+def test_stuck_holds_the_agent_where_it_was_told_to_be() -> None:
+    actions, _, states = _run(_faulty("stuck@5"), 1, 14)
     assert np.abs(np.diff(states[:6, :2], axis=0)).max() > 1.0
-    np.testing.assert_allclose(states[6:, :2], np.broadcast_to(states[5, :2], (7, 2)), atol=0.5)
+    held = np.broadcast_to(actions[4, 2:], (5, 2))
+    np.testing.assert_allclose(states[10:, :2], held, atol=0.5)
     assert np.abs(actions[5:, :2] - states[5, :2]).max() > 20  # commands go on
 
 
-def test_friction_lets_the_block_glide() -> None:
-    def push(fault: FaultKind | None) -> np.ndarray:
-        sim = PushTSim(0, fault=fault)
-        sim.set_state([120, 300, 256, 285, 0, 1])
-        for x in (160, 200, 240, 240):
-            sim.step([x, 300, x, 300])
+PUSHES = [[x, y, x, y] for x, y in [(160, 290), (200, 290), (240, 300), (270, 310)]]
+
+
+def _pushed(friction: float = 1.0, mass: float = 1.0) -> PushTSim:
+    """A robot that has pushed the T off its center, and let go."""
+    sim = PushTSim(0)
+    sim.set_dynamics(friction, mass)
+    sim.set_state([120, 285, 256, 285, 0, 1])
+    for target in PUSHES:
+        sim.advance(target)
+    return sim
+
+
+def test_lost_friction_lets_the_block_glide() -> None:
+    def glide(friction: float) -> float:
+        sim = _pushed(friction)
         start = sim.state[2:4]
-        sim.step([120, 300, 120, 300])  # let go
-        sim.step([120, 300, 120, 300])
-        return sim.state[2:4] - start
+        for _ in range(2):
+            sim.advance([120, 300, 120, 300])
+        return float(np.linalg.norm(sim.state[2:4] - start))
 
-    assert np.abs(push(None)).max() < 2.0
-    assert push(FaultKind.FRICTION)[0] > 10.0
-
-
-def test_fault_start_counts_from_the_restarted_clock() -> None:
-    sim = PushTSim(4, fault=FaultKind.STUCK, fault_start=3)
-    warm_up(sim, np.random.default_rng(0))
-    assert sim.steps == 0
-    assert not sim.fault_active
-    assert sim.fault is FaultKind.STUCK
+    assert glide(1.0) < 2.0
+    assert glide(0.1) > 10.0
+    assert glide(0.1) > glide(0.5) > glide(1.0)
 
 
-def test_recording_reads_back_and_repeats(tmp_path: Path) -> None:
-    done: list[int] = []
-    record_pusht(tmp_path / "a", 2, 6, seed=9, on_progress=done.append)
-    record_pusht(tmp_path / "b", 2, 6, seed=9)
-    record_pusht(tmp_path / "c", 2, 6, seed=10)
-    assert done == [1, 2]
-    a, b, c = (Recording(tmp_path / name) for name in "abc")
-    assert a.info.action_dim == 4
-    assert a.info.rate_hz == 5.0
-    assert a.info.state_names == STATE_NAMES
-    for left, right, other in zip(a, b, c, strict=True):
-        assert left.frames.shape == (7, 64, 64, 3)
-        assert left.actions.shape == (6, 4)
-        assert left.state is not None
-        assert left.state.shape == (7, 6)
-        np.testing.assert_allclose(np.diff(left.stamps_s), 0.2)
-        assert left.actions.min() >= 0
-        assert left.actions.max() <= 512
-        np.testing.assert_array_equal(left.frames, right.frames)
-        np.testing.assert_array_equal(left.actions, right.actions)
-        assert not np.array_equal(left.actions, other.actions)
+def test_the_friction_faults_default_keeps_nine_tenths_of_the_velocity_per_second() -> None:
+    sim = FaultySimulator(PushTSim(0), parse_fault("friction"))
+    env = sim.simulator._env  # type: ignore[attr-defined]
+    assert env.space.damping == 0.0
+    sim.advance([120, 300, 120, 300])
+    assert env.space.damping == 0.9
 
 
-def test_recorded_action_is_the_commanded_one(tmp_path: Path) -> None:
-    record_pusht(tmp_path / "r", 1, 8, seed=2, fault=FaultKind.STUCK, fault_start=4)
-    episode = Recording(tmp_path / "r").load(0)
-    assert episode.state is not None
-    np.testing.assert_allclose(episode.state[5:, :2], episode.state[4:5, :2].repeat(4, 0), atol=0.5)
-    assert np.ptp(episode.actions[4:], axis=0).max() > 1.0
+def test_a_heavy_center_turns_more_and_moves_less() -> None:
+    light, nominal, heavy = (_pushed(mass=mass).state for mass in (0.3, 1.0, 3.0))
+    start = np.array([256.0, 285.0])
+
+    def moved(state: np.ndarray) -> float:
+        # the center of gravity lies 45 pixels along the stem
+        center = state[2:4] + 45.0 * np.array([-state[4], state[5]]) - (0.0, 45.0)
+        return float(np.linalg.norm(center - start))
+
+    def turned(state: np.ndarray) -> float:
+        return abs(float(np.arctan2(state[4], state[5])))
+
+    assert moved(light) > moved(nominal) > moved(heavy)
+    assert turned(light) < turned(nominal) < turned(heavy)
+
+
+def test_dynamics_outlive_a_reset_until_they_are_nominal_again() -> None:
+    sim, well = PushTSim(4), PushTSim(4)
+    sim.set_dynamics(friction=0.2, mass=3.0)
+    sim.reset(4)
+    _, _, changed = _run(sim, 1, 15)
+    sim.set_dynamics()
+    sim.reset(4)
+    well.reset(4)
+    _, _, repaired = _run(sim, 1, 15)
+    _, _, healthy = _run(well, 1, 15)
+    np.testing.assert_array_equal(repaired, healthy)
+    assert np.abs(changed - healthy).max() > 1.0
+
+
+def test_a_block_outside_the_walls_is_not_accepted() -> None:
+    states = np.full((5, 6), 100.0, np.float32)
+    sim = PushTSim(0)
+    assert sim.accepts(states)
+    states[3, 2] = 513.0
+    assert not sim.accepts(states)
+
+
+def test_it_describes_its_actions() -> None:
+    sim: Simulator = PushTSim(0, block=2)
+    assert sim.action_names == ("x0", "y0", "x1", "y1")
+    assert sim.action_low == (0.0,) * 4
+    assert sim.action_high == (512.0,) * 4
+    assert sim.action_units == "px"
+    assert sim.name == "pusht"
 
 
 @pytest.mark.parametrize("action", [[1.0, 2.0], [np.nan] * 4, [[1, 2], [3, 4]]])
@@ -179,13 +199,11 @@ def test_bad_actions_are_refused(action: list[float]) -> None:
         PushTSim(0).step(action)
 
 
-def test_bad_arguments_are_refused(tmp_path: Path) -> None:
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="PushT state"):
         PushTSim(0).set_state([1, 2, 3, 4, 5])
     with pytest.raises(InputError, match="size"):
         PushTSim(0, size=4)
-    with pytest.raises(InputError, match="episodes=0"):
-        record_pusht(tmp_path / "x", 0, 5)
-    with pytest.raises(InputError, match="fault starts at step 9"):
-        record_pusht(tmp_path / "x", 1, 5, fault=FaultKind.FROZEN, fault_start=9)
-    assert not (tmp_path / "x").exists()
+    for bad in ({"friction": 1.5}, {"friction": -0.1}, {"mass": 0.0}, {"mass": float("nan")}):
+        with pytest.raises(InputError, match="set_dynamics"):
+            PushTSim(0).set_dynamics(**bad)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recordings that the PushT example learns from and is measured on, and batches of them."""
+"""The recordings that an example learns from and is measured on, and batches of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepa_edge.recording import Recording
-from jepa_edge.sim import record_pusht
+from jepa_edge.sim import record
+from training.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -23,50 +24,48 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """One recording to make: how many episodes, how long, from which seed."""
-
-    episodes: int
-    steps: int
-    seed: int
-
-
-SPLITS = {
-    "train": Split(episodes=1500, steps=80, seed=100),
-    "probe": Split(episodes=400, steps=12, seed=200),
-    "val": Split(episodes=60, steps=80, seed=300),
-}
-"""Seeds share no randomness, so no split sees another's episodes. The probe's are short and many:
-frames of one run resemble each other."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
     """Episodes of equal length, in memory.
 
-    frames: (E, T + 1, H, W, 3) uint8. actions: (E, T, A) float32, simulator pixels.
-    states: (E, T + 1, 6) float32, columns as in jepa_edge.sim.pusht.STATE_NAMES.
+    frames: (E, T + 1, H, W, 3) uint8. actions: (E, T, A) float32, raw units.
+    states: (E, T + 1, S) float32, true states with columns state_names.
     """
 
     frames: NDArray[np.uint8]
     actions: NDArray[np.float32]
     states: NDArray[np.float32]
+    state_names: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Runs:
+        """Read a recording, whose episodes are equally long and hold the true state."""
+        recording = Recording(path)
+        episodes = list(recording)
+        return cls(
+            frames=np.stack([episode.frames for episode in episodes]),
+            actions=np.stack([episode.actions for episode in episodes]),
+            states=np.stack([e.state for e in episodes if e.state is not None]),
+            state_names=tuple(recording.info.state_names),
+        )
 
 
-def load_runs(root: Path, name: str, *, workers: int = 2) -> Runs:
+def load_runs(task: Task, root: Path, name: str, *, workers: int = 2) -> Runs:
     """Read the recording of a split below `root`; record it first where it is missing."""
-    split = SPLITS[name]
+    split = task.splits[name]
     path = root / name
     if not path.exists():
         log.info("recording %d episodes into %s", split.episodes, path)
-        record_pusht(path, split.episodes, split.steps, split.seed, workers=workers)
-    episodes = list(Recording(path))
-    states = [episode.state for episode in episodes if episode.state is not None]
-    return Runs(
-        frames=np.stack([episode.frames for episode in episodes]),
-        actions=np.stack([episode.actions for episode in episodes]),
-        states=np.stack(states),
-    )
+        record(
+            task.name,
+            path,
+            split.episodes,
+            split.steps,
+            split.seed,
+            size=task.model.image_size,
+            block=task.block,
+            workers=workers,
+        )
+    return Runs.read(path)
 
 
 def normalize_frames(frames: NDArray[np.uint8]) -> Tensor:

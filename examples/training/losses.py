@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the PushT example minimizes: multi-step latent prediction, SIGReg, inverse dynamics."""
+"""What the examples minimize: multi-step latent prediction, SIGReg, inverse dynamics."""
 
 from __future__ import annotations
 
@@ -62,18 +62,26 @@ class SIGReg(nn.Module):
 
 
 class InverseDynamics(nn.Module):
-    """Guess the action from the latents on both sides of it; it makes the encoder see the agent.
+    """Guess the action from the latents around it; it makes the encoder see what actions move.
 
-    One linear layer: the agent follows its target like a linear spring and damper, and a head that
-    cannot bend makes the encoder lay the agent's position out flat.
     Used in training only; its weights are not shipped.
     """
 
-    def __init__(self, *, latent_dim: int, action_dim: int) -> None:
+    def __init__(self, *, latent_dim: int, action_dim: int, frames: int, hidden: int) -> None:
+        """frames: latents that the head sees, the last one being the action's outcome.
+
+        hidden: width of its hidden layer, 0 for a linear head.
+        """
         super().__init__()
-        self.net = nn.Linear(2 * latent_dim, action_dim)
+        self.frames = frames
+        width = frames * latent_dim
+        self.net: nn.Module = (
+            nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, action_dim))
+            if hidden
+            else nn.Linear(width, action_dim)
+        )
 
     def loss(self, latents: Tensor, actions: Tensor) -> Tensor:
         """latents: (B, L, D). actions: (B, L - 1, A), z-scored. Returns the mean squared error."""
-        pairs = torch.cat([latents[:, :-1], latents[:, 1:]], dim=-1)
-        return F.mse_loss(self.net(pairs), actions)
+        windows = latents.unfold(1, self.frames, 1).transpose(2, 3).flatten(2)
+        return F.mse_loss(self.net(windows), actions[:, self.frames - 2 :])

@@ -21,7 +21,7 @@ from jepa_edge.errors import InputError
 from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 
-_INFO_NAME = "recording.json"
+INFO_NAME = "recording.json"
 _RATE_TOLERANCE = 0.01
 
 
@@ -46,6 +46,8 @@ class Episode:
 
     frames: (T + 1, H, W, 3) uint8. actions: (T, A) float32, raw units, blocks flattened.
     stamps_s: (T + 1,) float64, seconds. state: (T + 1, S) float32 ground truth, or None.
+    loss: (T + 1,) float32 in [0, 1], or None: what the user loses at each frame if the robot still
+    acts on the model there.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Episode:
     actions: NDArray[np.float32]
     stamps_s: NDArray[np.float64]
     state: NDArray[np.float32] | None = None
+    loss: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         steps = self.actions.shape[0]
@@ -83,6 +86,22 @@ class Episode:
             )
         if not np.isfinite(self.actions).all():
             raise InputError(f"episode {self.name}: actions hold NaN or infinity; drop the episode")
+        if self.loss is not None:
+            _check_loss(self.name, self.loss, steps + 1)
+
+
+def _check_loss(name: str, loss: NDArray[np.float32], frames: int) -> None:
+    """Raise InputError unless loss is (frames,) float32 with every number in [0, 1]."""
+    if loss.dtype != np.float32 or loss.shape != (frames,):
+        raise InputError(
+            f"episode {name}: loss is {loss.dtype} with shape {loss.shape}, expected float32 "
+            f"({frames},), one number per frame"
+        )
+    if not ((loss >= 0.0) & (loss <= 1.0)).all():
+        raise InputError(
+            f"episode {name}: loss lies between {loss.min():g} and {loss.max():g}, expected "
+            "0 to 1; divide it by its largest possible value"
+        )
 
 
 class Recording:
@@ -91,10 +110,10 @@ class Recording:
     def __init__(self, path: Path | str) -> None:
         """Raises InputError when path is no recording."""
         self.path = Path(path)
-        info_path = self.path / _INFO_NAME
+        info_path = self.path / INFO_NAME
         if not info_path.is_file():
             raise InputError(
-                f"{self.path} is not a recording: it has no {_INFO_NAME}; "
+                f"{self.path} is not a recording: it has no {INFO_NAME}; "
                 "make one with `jepa-edge record`"
             )
         try:
@@ -123,13 +142,14 @@ class Recording:
                     actions=arrays["actions"],
                     stamps_s=arrays["stamps_s"],
                     state=arrays.get("state"),
+                    loss=arrays.get("loss"),
                 )
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise InputError(f"cannot read episode {file}: {error}; record it again") from error
         if episode.actions.shape[1] != self.info.action_dim:
             raise InputError(
                 f"episode {file}: {episode.actions.shape[1]} numbers per action, "
-                f"{_INFO_NAME} says {self.info.action_dim}"
+                f"{INFO_NAME} says {self.info.action_dim}"
             )
         return episode
 
@@ -183,6 +203,8 @@ class RecordingWriter:
         }
         if episode.state is not None:
             arrays["state"] = episode.state
+        if episode.loss is not None:
+            arrays["loss"] = episode.loss
         np.savez_compressed(self._staging / f"episode_{self._count:05d}.npz", **arrays)  # type: ignore[arg-type]
         self._count += 1
 
@@ -193,5 +215,5 @@ class RecordingWriter:
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            (self._staging / _INFO_NAME).write_bytes(json_bytes(self.info))
+            (self._staging / INFO_NAME).write_bytes(json_bytes(self.info))
         self._stack.__exit__(kind, error, trace)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,42 @@ def test_a_recording_that_does_not_fit_the_model_is_refused(
     action = ActionSpec(dim=dim, block=2, mean=(0.0,) * dim, std=(1.0,) * dim)
     with pytest.raises(InputError, match=message):
         check_fits(Recording(tmp_path / "runs"), seen, action)
+
+
+def test_a_loss_is_kept_and_a_recording_without_one_is_read(tmp_path: Path) -> None:
+    loss = np.linspace(0.0, 1.0, 7, dtype=np.float32)
+    with RecordingWriter(tmp_path / "runs", INFO) as writer:
+        writer.add(_episode())
+        writer.add(dataclasses.replace(_episode(), loss=loss))
+    recording = Recording(tmp_path / "runs")
+    assert recording.load(0).loss is None
+    stored = recording.load(1).loss
+    assert stored is not None
+    assert stored.dtype == np.float32
+    assert np.array_equal(stored, loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (np.zeros(6, np.float32), r"float32 with shape \(6,\), expected float32 \(7,\)"),
+        (np.zeros((7, 1), np.float32), r"shape \(7, 1\)"),
+        (np.zeros(7), "loss is float64"),
+        (np.full(7, 1.5, np.float32), "between 1.5 and 1.5, expected 0 to 1"),
+        (np.full(7, -0.1, np.float32), "expected 0 to 1"),
+        (np.full(7, np.nan, np.float32), "expected 0 to 1"),
+    ],
+)
+def test_a_loss_that_is_none_is_refused(loss: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(_episode(), loss=loss)
+
+
+def test_a_damaged_loss_is_named(tmp_path: Path) -> None:
+    with RecordingWriter(tmp_path / "runs", INFO) as writer:
+        writer.add(_episode())
+    file = tmp_path / "runs" / "episode_00000.npz"
+    arrays = dict(np.load(file))
+    np.savez(file, **arrays, loss=np.full(7, 2.0, np.float32))
+    with pytest.raises(InputError, match="expected 0 to 1"):
+        Recording(tmp_path / "runs").load(0)

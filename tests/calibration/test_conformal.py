@@ -17,6 +17,7 @@ from jepa_edge.calibration.conformal import (
     clopper_pearson,
     conformal_quantile,
     conformal_rank,
+    functional_band,
     grouped_conformal_quantile,
     predictive_interval,
     required_episodes,
@@ -137,3 +138,82 @@ def test_predictive_interval_needs_a_finite_threshold() -> None:
     wide, sharp = predictive_interval(100, 19, 0.05), predictive_interval(100, 10**7 - 1, 0.05)
     assert wide[0] < sharp[0]
     assert sharp == acceptance_interval(100, 0.95)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.2, 0.1, 0.05, 0.01])
+def test_quantile_is_mapies_interval(alpha: float) -> None:
+    """Public interface: a regressor that says 0, absolute scores, half-width of its interval."""
+    regression = pytest.importorskip("mapie.regression")
+    dummy = pytest.importorskip("sklearn.dummy")
+    rng = np.random.default_rng(4)
+    for count in (9, 19, 20, 39, 59, 99, 100, 299, 300):
+        if count < 1 / alpha:  # MAPIE refuses 1 / alpha - 1 here, which the rank supports
+            continue
+        targets = rng.normal(size=count)
+        features = np.zeros((count, 1))
+        model = dummy.DummyRegressor(strategy="constant", constant=0.0).fit(features, targets)
+        split = regression.SplitConformalRegressor(
+            model, confidence_level=1.0 - alpha, conformity_score="absolute", prefit=True
+        )
+        split.conformalize(features, targets)
+        _, interval = split.predict_interval(np.zeros((1, 1)))
+        threshold = conformal_quantile(np.abs(targets), alpha)
+        assert interval[0, 1, 0] == threshold
+        assert interval[0, 0, 0] == -threshold
+
+
+def test_quantile_is_mapies_at_every_small_count() -> None:
+    """MAPIE's own function takes as few scores as the rank supports."""
+    mapie = pytest.importorskip("mapie.utils")
+    scores = np.random.default_rng(5).normal(size=400)
+    for alpha in (0.2, 0.1, 0.05):
+        for count in range(required_episodes(alpha), 400):
+            theirs = mapie._compute_regression_quantile(scores[:count, None], np.array([1 - alpha]))
+            assert conformal_quantile(scores[:count], alpha) == theirs.item()
+
+
+def test_nan_is_never_a_threshold() -> None:
+    """A comparison with NaN is false: such a threshold would never alarm."""
+    scores = np.arange(19.0)
+    scores[3] = np.nan
+    with pytest.raises(CalibrationError, match="1 of 19 scores are NaN"):
+        conformal_quantile(scores, 0.05)
+    with pytest.raises(CalibrationError, match="1 of 19 scores are NaN"):
+        grouped_conformal_quantile([np.array([s]) for s in scores], 0.05)
+    with pytest.raises(CalibrationError, match="2 of 20 episodes have no scores"):
+        grouped_conformal_quantile([np.zeros(3)] * 18 + [np.zeros(0)] * 2, 0.05)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, float("nan")])
+def test_alpha_must_be_a_probability(alpha: float) -> None:
+    with pytest.raises(CalibrationError, match="expected a number between 0 and 1"):
+        conformal_quantile(np.arange(50.0), alpha)
+    with pytest.raises(CalibrationError, match="expected a number between 0 and 1"):
+        required_episodes(alpha)
+
+
+def test_functional_band_by_hand() -> None:
+    """Diquigiovanni et al.'s formulas, written out, on the split that the seed gives."""
+    rng = np.random.default_rng(6)
+    scores = rng.normal(size=(41, 7)) * np.arange(1, 8) + 3.0
+    band = functional_band(scores, 0.1, seed=2)
+    order = np.random.default_rng(2).permutation(41)
+    first, second = scores[order[:20]], scores[order[20:]]
+    mean = np.array([np.mean(first[:, t]) for t in range(7)])
+    far = sorted((max(abs(row - mean)), i) for i, row in enumerate(first))
+    kept = [i for _, i in far[: math.ceil(21 * 0.9)]]
+    modulation = np.array([max(abs(first[i, t] - mean[t]) for i in kept) for t in range(7)])
+    excess = sorted(max((row - mean) / modulation) for row in second)
+    assert band.mean == pytest.approx(mean)
+    assert band.modulation == pytest.approx(modulation)
+    assert band.quantile == pytest.approx(excess[math.ceil(22 * 0.9) - 1])
+    assert band.upper == pytest.approx(mean + band.quantile * modulation)
+
+
+def test_a_band_needs_two_halves_of_finite_scores() -> None:
+    with pytest.raises(CalibrationError, match=r"at least 38 episodes for a band.*record 1 more"):
+        functional_band(np.zeros((37, 5)), 0.05, seed=0)
+    with pytest.raises(CalibrationError, match="all finite"):
+        functional_band(np.full((40, 5), np.nan), 0.05, seed=0)
+    flat = functional_band(np.zeros((40, 5)), 0.05, seed=0)
+    assert (flat.upper == 0.0).all()  # a step that never varies divides by no zero

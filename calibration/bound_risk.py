@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lowers the CAUTION threshold until a user's own recorded loss is bounded."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from jepa_edge.calibration.dataset import encode_recording
+from jepa_edge.calibration.risk import episode_losses, learn_threshold
+from jepa_edge.calibration.thresholds import lower_caution
+from jepa_edge.calibration_file import Calibration
+from jepa_edge.errors import InputError
+from jepa_edge.monitor import Monitor
+from jepa_edge.progress import Progress
+from jepa_edge.recording import Recording
+
+
+def bound_risk(
+    monitor: Monitor, recording: Recording, max_risk: float, delta: float, progress: Progress
+) -> Calibration:
+    """Return the monitor's calibration with CAUTION where the mean loss is at most max_risk.
+
+    recording: episodes like those to come, good and bad, each with a `loss`. The candidates are the
+    nominal scores that the thresholds came from, the most cautious first. CAUTION is only ever
+    lowered: the false-alarm level that was asked for may not be kept then.
+    Raises InputError when an episode has no loss, CalibrationError when no threshold will do.
+    """
+    losses = []
+    for episode, file in zip(recording, recording.files, strict=True):
+        if episode.loss is None:
+            raise InputError(
+                f"{file} has no loss, expected an array `loss` (T + 1,) in [0, 1]: what acting on "
+                "the model costs at each frame; record it with the episode"
+            )
+        losses.append(episode.loss)
+    encoded = encode_recording(monitor.model, recording, progress, "encode risk data")
+    scores = [monitor.episode(e.latents, e.actions).max(axis=1) for e in encoded]
+    calibration = monitor.calibration
+    candidates = np.unique(np.array(calibration.thresholds.nominal))
+    risk = learn_threshold(episode_losses(scores, losses, candidates), candidates, max_risk, delta)
+    return msgspec.structs.replace(
+        calibration, thresholds=lower_caution(calibration.thresholds, risk.threshold), risk=risk
+    )

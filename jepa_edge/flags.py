@@ -28,8 +28,29 @@ class Reason(enum.IntFlag):
     UNCALIBRATED = 1 << 7
     OVERLOAD = 1 << 8
     WARMING_UP = 1 << 9
+    ACTION_MISMATCH = 1 << 10
+    DELAY = 1 << 11
+    DRIFT = 1 << 12
+    OUT_OF_DOMAIN = 1 << 13
+    LATCHED = 1 << 14
+    NOT_ARMED = 1 << 15
 
     @property
     def labels(self) -> list[str]:
         """Names of the set bits, lower case, e.g. ["stale", "innovation"]."""
         return [reason.name.lower() for reason in Reason if reason in self and reason.name]
+
+
+FORCE_UNKNOWN = (
+    Reason.NON_FINITE
+    | Reason.STALE
+    | Reason.CLOCK_JUMP
+    | Reason.INPUT_MISMATCH
+    | Reason.UNCALIBRATED
+    | Reason.WARMING_UP
+    | Reason.NOT_ARMED
+)
+"""With any of these there is no judgment: the level is UNKNOWN."""
+
+FORCE_CAUTION = Reason.OVERLOAD | Reason.DRIFT | Reason.OUT_OF_DOMAIN
+"""With any of these the judgment stands on weak ground: the level is CAUTION or more."""

@@ -14,14 +14,22 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.channels import first_step
+from jepa_edge.domain_check import DomainCheck, FalseAlarmBudget
 from jepa_edge.errors import InputError
-from jepa_edge.flags import Level, Reason
+from jepa_edge.flags import FORCE_CAUTION, FORCE_UNKNOWN, Level, Reason
+from jepa_edge.input_checks import TimeCheck, check_content, finite_float32, seconds
 from jepa_edge.latent_variable import Futures
 from jepa_edge.monitor import ChannelScores, Monitor
-from jepa_edge.state_machine import Hysteresis
+from jepa_edge.session_config import SessionConfig as SessionConfig
+from jepa_edge.spread import RECENT
+from jepa_edge.state_machine import Event, Phase, Rules, State, advance, refusal
 from jepa_edge.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
+
+_OVERLOAD_AFTER = 3
+"""Slow steps in a row that make an overload: one alone is a page fault or a garbage collection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +50,19 @@ class Observation:
 class Flag(msgspec.Struct, frozen=True, kw_only=True):
     """What a consumer acts on. After stamp_s + valid_for_s it counts as UNKNOWN.
 
-    confidence: conformal p-value of the score among the calibration's nominal episodes.
-    score: largest standardized channel score; channels: each channel's. NaN, or empty, where the
-    level is UNKNOWN. Times in seconds.
+    raw_level: what this frame alone says; the level is never below it. latched: whether a level is
+    latched, which it stays until `Session.reset_latch` is accepted. confidence: conformal p-value
+    of the score among the calibration's nominal episodes. score: largest standardized channel
+    score; channels: each channel's. NaN, or empty, where the level is UNKNOWN. episode_steps:
+    judged frames since the episode began. budget_period: how many times the length of the
+    calibration's longest episode has begun since; each spends alpha anew. Times in seconds.
     """
 
     seq: int
     stamp_s: float
     level: Level
+    raw_level: Level
+    latched: bool
     reasons: tuple[str, ...]
     reason_bits: int
     confidence: float
@@ -57,6 +70,8 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     caution_threshold: float
     reject_threshold: float
     channels: dict[str, float]
+    episode_steps: int
+    budget_period: int
     input_age_s: float
     latency_s: float
     valid_for_s: float
@@ -72,37 +87,11 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionConfig:
-    """Limits of the loop. Times in seconds; periods are 1 / rate of the model's training data.
+class LatchReset:
+    """Answer to `Session.reset_latch`; reason says why it was refused, or what was released."""
 
-    max_age_s: an older frame is stale; None stands for 1.5 periods. min_gap_periods,
-    max_gap_periods: stamps nearer together or farther apart than this, or a step back, are a clock
-    jump. fall_after: calmer frames before the level falls. horizon, samples, seed: futures drawn
-    per frame; samples 0 switches them off.
-    Raises InputError when a number is out of range.
-    """
-
-    max_age_s: float | None = None
-    min_gap_periods: float = 0.5
-    max_gap_periods: float = 1.75
-    fall_after: int = 3
-    horizon: int = 5
-    samples: int = 32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks = (
-            ("max_age_s", self.max_age_s is None or 0.0 < self.max_age_s < math.inf, "above 0"),
-            ("min_gap_periods", 0.0 <= self.min_gap_periods < 1.0, "0 to below 1"),
-            ("max_gap_periods", 1.0 < self.max_gap_periods < math.inf, "above 1"),
-            ("fall_after", self.fall_after >= 1, "1 or more"),
-            ("horizon", 1 <= self.horizon <= 100, "1 to 100"),
-            ("samples", self.samples == 0 or self.samples >= 2, "0, or 2 or more"),
-            ("seed", 0 <= self.seed < 2**63, "0 to 2^63 - 1"),
-        )
-        for name, good, expected in checks:
-            if not good:
-                raise InputError(f"{name} is {getattr(self, name)}, expected {expected}")
+    accepted: bool
+    reason: str
 
 
 class Session:
@@ -124,101 +113,130 @@ class Session:
         self.model = model
         self.monitor = monitor
         self.config = config or SessionConfig()
-        self._clock = clock
-        self._period_s = 1.0 / model.manifest.observation.rate_hz
-        age_s = self.config.max_age_s
-        self._max_age_s = 1.5 * self._period_s if age_s is None else age_s
-        self._hysteresis = Hysteresis(fall_after=self.config.fall_after)
-        self._latents: deque[NDArray[np.float32]] = deque(maxlen=model.manifest.history)
-        self._actions: deque[NDArray[np.float32]] = deque(maxlen=model.manifest.history - 1)
-        self._last_stamp_s = -math.inf
+        manifest, limits = model.manifest, self.config
+        period_s = 1.0 / manifest.observation.rate_hz
+        self._time = TimeCheck(
+            period_s=period_s,
+            max_age_s=1.5 * period_s if limits.max_age_s is None else limits.max_age_s,
+            min_gap_periods=limits.min_gap_periods,
+            max_gap_periods=limits.max_gap_periods,
+            clock=clock,
+        )
+        live_limit_s = math.inf if clock is None else period_s
+        self._max_latency_s = live_limit_s if limits.max_latency_s is None else limits.max_latency_s
+        self._slow_steps = 0
+        warm_up = first_step(manifest.history)
+        self._rules = Rules(warm_up=warm_up, fall_after=limits.fall_after, latch=limits.latch)
+        self._state = State()
+        self._domain: DomainCheck | None = None
+        self._budget: FalseAlarmBudget | None = None
+        # Beyond the model's history: how wrong it was of late sharpens the futures' spread.
+        calibrated = monitor is not None and monitor.latent_variable.calibration is not None
+        kept = manifest.history + (RECENT if calibrated else 0)
+        self._latents: deque[NDArray[np.float32]] = deque(maxlen=kept)
+        self._actions: deque[NDArray[np.float32]] = deque(maxlen=max(kept - 1, 1))
+        self._last_reasons: tuple[str, ...] = ()
         self._seq = 0
-        if monitor is not None and self.config.samples:
-            self._warm_up(monitor)
+        if monitor is not None:
+            domain = monitor.calibration.domain
+            self._domain = DomainCheck(domain, limits.domain_tolerance)
+            self._budget = FalseAlarmBudget(domain, warm_up)
+            if limits.samples:
+                self._reserve(monitor)
 
     def step(self, observation: Observation) -> Update:
         """Process one frame. Bad input never raises: it gives an UNKNOWN flag with the reason."""
         start = time.perf_counter()
-        reason = self._check_time(observation.stamp_s)
-        if reason & (Reason.STALE | Reason.CLOCK_JUMP):
+        stamp_s = seconds(observation.stamp_s)
+        reasons = self._time.check(stamp_s) | self._standing()
+        if reasons & (Reason.STALE | Reason.CLOCK_JUMP | Reason.NOT_ARMED):
             self._forget()
         latent = None
-        if not reason & Reason.STALE:
-            latent, input_reason = self._encode(observation)
-            reason |= input_reason
+        if not reasons & Reason.STALE:
+            latent, found = self._encode(observation)
+            reasons |= found
         if latent is None:
             self._forget()
-            return Update(flag=self._flag(observation.stamp_s, start, reason, None))
+            return Update(flag=self._flag(stamp_s, start, reasons, None))
         action = None
         if self._latents:
             if observation.action is None:
                 # Without the commanded action nothing that follows can be compared.
                 self._forget()
-                reason |= Reason.INPUT_MISMATCH
+                reasons |= Reason.INPUT_MISMATCH
             else:
                 action = observation.action.astype(np.float32)
-        scores = self._remember(latent, action)
-        if scores is not None and not math.isfinite(scores.score):
+        if self._domain is not None and not reasons & Reason.CLOCK_JUMP:
+            reasons |= self._domain.check(stamp_s, observation.action)
+        try:
+            scores = self._remember(latent, action)
+        except InputError as error:
+            # Shapes were checked: what is left is a number that is not finite.
+            logger.warning("frame %d not judged: %s", self._seq, error)
             self._forget()
-            return Update(
-                flag=self._flag(observation.stamp_s, start, reason | Reason.NON_FINITE, None)
-            )
-        futures = self._imagine(observation.planned)
-        flag = self._flag(observation.stamp_s, start, reason, scores)
+            reasons |= Reason.NON_FINITE
+            return Update(flag=self._flag(stamp_s, start, reasons, None))
+        futures = None if reasons & Reason.NOT_ARMED else self._imagine(observation.planned)
+        flag = self._flag(stamp_s, start, reasons, scores)
         return Update(flag=flag, embedding=latent, futures=futures)
 
     def poll(self) -> Flag | None:
         """Return a stale flag when no frame has come in time, else None. For a watchdog."""
-        if self._clock is None or self._clock() - self._last_stamp_s <= self._max_age_s:
+        now_s = self._time.overdue_s()
+        if now_s is None:
             return None
         self._forget()
-        return self._flag(self._clock(), time.perf_counter(), Reason.STALE, None)
+        reasons = Reason.STALE | self._standing()
+        return self._flag(now_s, time.perf_counter(), reasons, None)
 
-    def _check_time(self, stamp_s: float) -> Reason:
-        if not isinstance(stamp_s, (int, float)) or not math.isfinite(stamp_s):
-            return Reason.CLOCK_JUMP
-        age_s = self._age_s(stamp_s)
-        if age_s < -self._period_s:
-            # A stamp from the future is not kept: it would blind the watchdog until then.
-            return Reason.CLOCK_JUMP
-        reason = Reason(0)
-        gap_periods = (stamp_s - self._last_stamp_s) / self._period_s
-        lowest, highest = self.config.min_gap_periods, self.config.max_gap_periods
-        first = not math.isfinite(self._last_stamp_s)
-        if not first and not max(lowest, 1e-9) <= gap_periods <= highest:
-            reason |= Reason.CLOCK_JUMP
-        self._last_stamp_s = stamp_s
-        if age_s > self._max_age_s:
-            reason |= Reason.STALE
-        return reason
+    def begin_episode(self) -> None:
+        """Begin a task: the false-alarm budget starts anew, and so does the warm-up.
 
-    def _age_s(self, stamp_s: float) -> float:
-        return 0.0 if self._clock is None else self._clock() - stamp_s
+        The next stamp may be any. A latched level stays.
+        """
+        self._forget()
+        self._time.restart()
+        self._state = advance(self._state, Event.INVALID, self._rules)
+        if self._budget is not None:
+            self._budget.restart()
+
+    def reset_latch(self) -> LatchReset:
+        """Release the latched level, unless its fault is present or nothing is judged now."""
+        latched = self._state.latched
+        why_not = refusal(self._state, self._rules)
+        if why_not:
+            last = ", ".join(self._last_reasons) or "none"
+            logger.warning("reset refused: %s; last reasons: %s", why_not, last)
+            return LatchReset(accepted=False, reason=f"{why_not}; last reasons: {last}")
+        if latched is Level.UNKNOWN:
+            return LatchReset(accepted=True, reason="nothing was latched")
+        self._state = advance(self._state, Event.RESET, self._rules)
+        logger.info("reset accepted: %s released", latched.name)
+        return LatchReset(accepted=True, reason=f"{latched.name} released")
+
+    def _standing(self) -> Reason:
+        """Return what holds whatever the frame is."""
+        if self.monitor is None:
+            return Reason.UNCALIBRATED
+        reasons = Reason.DRIFT if self.monitor.drift_alarmed else Reason(0)
+        if self.monitor.armed:
+            return reasons
+        if "not_armed" not in self._last_reasons:
+            logger.warning("not armed: %s", self.monitor.disarmed_reason)
+        return reasons | Reason.NOT_ARMED
 
     def _encode(self, observation: Observation) -> tuple[NDArray[np.float32] | None, Reason]:
         try:
-            self._check_action(observation.action)
-            frame = _numeric(observation.frame, "frame")
-            if not np.isfinite(frame).all():
-                return None, Reason.NON_FINITE
-            self.model.manifest.observation.check_frames(frame[None])
+            reason = check_content(observation.frame, observation.action, self.model.manifest)
         except InputError as error:
             logger.warning("frame %d not used: %s", self._seq, error)
             return None, Reason.INPUT_MISMATCH
-        action = observation.action
-        if action is not None and not _finite_float32(action):
-            return None, Reason.NON_FINITE
-        latent = self.model.encode(np.ascontiguousarray(frame[None], np.uint8))[0]
+        if reason:
+            return None, reason
+        latent = self.model.encode(np.ascontiguousarray(observation.frame[None], np.uint8))[0]
         if not np.isfinite(latent).all():
             return None, Reason.NON_FINITE
         return latent, Reason(0)
-
-    def _check_action(self, action: NDArray[np.float32] | None) -> None:
-        expected = (self.model.manifest.action.dim,)
-        if action is not None and _numeric(action, "action").shape != expected:
-            raise InputError(
-                f"action has shape {action.shape}, expected {expected}: one block, flattened"
-            )
 
     def _remember(
         self, latent: NDArray[np.float32], action: NDArray[np.float32] | None
@@ -229,16 +247,11 @@ class Session:
         if self.monitor is None:
             return None
         scores = self.monitor.update(latent, action)
-        longest = self.monitor.calibration.domain.steps_max
-        if self.monitor.steps == longest + 2:
-            logger.warning(
-                "the run is longer than the %d steps of the calibration's episodes; "
-                "false alarms are bounded for runs as long as those",
-                longest,
-            )
+        if scores is not None and not math.isfinite(scores.score):
+            raise InputError(f"the score is {scores.score}, expected a finite number")
         return scores
 
-    def _warm_up(self, monitor: Monitor) -> None:
+    def _reserve(self, monitor: Monitor) -> None:
         """Load and reserve what sampled futures need, so that the first frame is not late."""
         manifest, config = self.model.manifest, self.config
         history = np.zeros(
@@ -254,50 +267,67 @@ class Session:
             self.monitor is None
             or self.config.samples == 0
             or len(self._latents) < self.model.manifest.history
+            or (planned is None and not self._actions)
         ):
             return None
         if planned is None:
             planned = np.repeat(self._actions[-1][None], self.config.horizon, axis=0)
         dim = self.model.manifest.action.dim
-        if np.ndim(planned) != 2 or np.shape(planned)[1] != dim or not _finite_float32(planned):
+        if np.ndim(planned) != 2 or np.shape(planned)[1] != dim or not finite_float32(planned):
             logger.warning("planned actions not used: expected finite numbers (H, %d)", dim)
             return None
+        taken = len(self._latents) - 1
+        past = [action[None] for action in self._actions][len(self._actions) - taken :]
         futures = self.monitor.sample_futures(
             np.stack(self._latents),
-            np.concatenate([np.stack(self._actions), planned.astype(np.float32)]),
+            np.concatenate([*past, planned.astype(np.float32)]),
             self.config.samples,
             self.config.seed,
         )
         return futures if np.isfinite(futures.latents).all() else None
 
     def _flag(
-        self, stamp_s: float, start: float, reason: Reason, scores: ChannelScores | None
+        self, stamp_s: float, start: float, reasons: Reason, scores: ChannelScores | None
     ) -> Flag:
-        if self.monitor is None:
-            reason |= Reason.UNCALIBRATED
-        elif scores is None:
-            reason |= Reason.WARMING_UP
+        """Judge the frame, move the state machine, and say what to publish."""
+        latency_s = time.perf_counter() - start
+        self._slow_steps = self._slow_steps + 1 if latency_s > self._max_latency_s else 0
+        if self._slow_steps >= _OVERLOAD_AFTER:
+            reasons |= Reason.OVERLOAD
+        self._state = advance(self._state, _event(reasons, scores), self._rules)
         raw = Level.UNKNOWN
-        if scores is not None and not reason:
-            raw = scores.level
-            reason |= scores.reasons
-        level = self._hysteresis.update(raw)
+        if self._state.phase is Phase.WARM_UP:
+            scores = None
+            reasons |= Reason(0) if self.monitor is None else Reason.WARMING_UP
+        elif scores is not None:
+            raw = _raw_level(reasons, scores)
+            reasons |= scores.reasons
+            if self._budget is not None:
+                self._budget.count()
+        latched = self._state.latched is not Level.UNKNOWN
+        if latched:
+            reasons |= Reason.LATCHED
         thresholds = None if self.monitor is None else self.monitor.calibration.thresholds
         self._seq += 1
+        self._last_reasons = tuple(reasons.labels)
         return Flag(
             seq=self._seq - 1,
             stamp_s=stamp_s,
-            level=level,
-            reasons=tuple(reason.labels),
-            reason_bits=int(reason),
+            level=self._state.level,
+            raw_level=raw,
+            latched=latched,
+            reasons=self._last_reasons,
+            reason_bits=int(reasons),
             confidence=math.nan if scores is None else scores.confidence,
             score=math.nan if scores is None else scores.score,
             caution_threshold=math.nan if thresholds is None else thresholds.caution,
             reject_threshold=math.nan if thresholds is None else thresholds.reject,
             channels={} if scores is None else scores.by_channel(),
-            input_age_s=self._age_s(stamp_s),
-            latency_s=time.perf_counter() - start,
-            valid_for_s=self._max_age_s,
+            episode_steps=0 if self._budget is None else self._budget.steps,
+            budget_period=0 if self._budget is None else self._budget.period,
+            input_age_s=self._time.age_s(stamp_s),
+            latency_s=latency_s,
+            valid_for_s=self._time.max_age_s,
         )
 
     def _forget(self) -> None:
@@ -305,18 +335,17 @@ class Session:
         self._actions.clear()
         if self.monitor is not None:
             self.monitor.reset()
+        if self._domain is not None:
+            self._domain.restart()
 
 
-def _numeric(values: object, name: str) -> NDArray[np.generic]:
-    """Return values if they are an array of real numbers. Raises InputError otherwise."""
-    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
-        return values
-    kind = f"array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
-    raise InputError(f"{name} is {kind}, expected a numeric numpy array")
+def _event(reasons: Reason, scores: ChannelScores | None) -> Event:
+    """What a frame says to the state machine."""
+    if reasons & FORCE_UNKNOWN:
+        return Event.INVALID
+    return Event.UNJUDGED if scores is None else Event(int(_raw_level(reasons, scores)))
 
 
-def _finite_float32(values: NDArray[np.generic]) -> bool:
-    """Whether values is not empty and finite even as float32."""
-    with np.errstate(over="ignore"):
-        cast = np.asarray(values).astype(np.float32)
-    return cast.size > 0 and bool(np.isfinite(cast).all())
+def _raw_level(reasons: Reason, scores: ChannelScores) -> Level:
+    """Level of a judged frame by itself."""
+    return max(scores.level, Level.CAUTION) if reasons & FORCE_CAUTION else scores.level

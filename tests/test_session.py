@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,8 @@ def model(calibrated_bundle: Path) -> WorldModel:
 
 @pytest.fixture
 def session(model: WorldModel) -> Session:
-    return Session(model, Monitor.load(model), SessionConfig(samples=8))
+    """Latches nothing: what is tested with it comes and goes."""
+    return Session(model, Monitor.load(model), SessionConfig(samples=8, latch=None))
 
 
 @pytest.fixture
@@ -172,7 +175,7 @@ def test_confidence_is_the_conformal_p_value(
         flags = _run(session, stream)
         lowest.append(np.nanmin([flag.confidence for flag in flags]))
         for flag in flags:
-            if flag.level is Level.REJECT:
+            if flag.raw_level is Level.REJECT:
                 assert flag.confidence < 0.1
     # An episode's lowest confidence is a conformal p-value: at most uniform, and not degenerate.
     assert np.mean(np.array(lowest) <= 0.5) < 0.7
@@ -224,8 +227,231 @@ def test_a_stamp_from_the_future_does_not_blind_the_watchdog(
         {"min_gap_periods": -1.0},
         {"horizon": 0},
         {"fall_after": 0},
+        {"latch": Level.NOMINAL},
+        {"latch": Level.UNKNOWN},
+        {"max_latency_s": 0.0},
+        {"max_latency_s": math.nan},
+        {"domain_tolerance": -0.1},
+        {"domain_tolerance": math.nan},
     ],
 )
 def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
         SessionConfig(**setting)
+
+
+class Switched(Monitor):
+    """A monitor whose arming and drift can be set."""
+
+    armed = True
+    drift_alarmed = False
+
+
+@pytest.fixture
+def switched(model: WorldModel) -> Switched:
+    monitor = Switched.load(model)
+    assert isinstance(monitor, Switched)
+    monitor.disarmed_reason = "other engine"
+    return monitor
+
+
+@pytest.fixture
+def long_stream(make_episode: Any) -> list[Observation]:
+    """A nominal episode of 70 steps; the calibration's have 24."""
+    return list(observations(make_episode(9002, 70)))
+
+
+def _dark(stream: list[Observation], first: int, last: int) -> list[Observation]:
+    black = np.zeros_like(stream[0].frame)
+    return [_replace(o, frame=black) if first <= i <= last else o for i, o in enumerate(stream)]
+
+
+def test_a_rejection_stays_until_an_accepted_reset(
+    model: WorldModel, long_stream: list[Observation]
+) -> None:
+    session = Session(model, Monitor.load(model), SessionConfig(samples=0))
+    stream = _dark(long_stream, 12, 14)
+    flags = _run(session, stream[:14])
+    assert flags[-1].level is Level.REJECT
+    assert flags[-1].latched
+    assert "latched" in flags[-1].reasons
+    refused = session.reset_latch()
+    assert not refused.accepted
+    assert "fault is present" in refused.reason
+    assert "innovation" in refused.reason, "it tells what the fault is"
+    flags = _run(session, stream[14:])
+    assert {flag.level for flag in flags} == {Level.REJECT}
+    assert flags[-1].raw_level is Level.NOMINAL
+    assert flags[-1].reasons == ("latched",)
+    bad = session.step(_replace(stream[-1], stamp_s=-1.0)).flag
+    assert (bad.level, bad.latched) == (Level.UNKNOWN, True)
+    assert "no valid judgment" in session.reset_latch().reason
+    session.begin_episode()
+    flags = _run(session, long_stream[:7])
+    assert [flag.level for flag in flags] == [Level.UNKNOWN] * 3 + [Level.REJECT] * 4
+    accepted = session.reset_latch()
+    assert accepted.accepted
+    assert "REJECT released" in accepted.reason
+    after = session.step(long_stream[7]).flag
+    assert (after.level, after.latched, after.reasons) == (Level.NOMINAL, False, ())
+    assert session.reset_latch().accepted, "nothing is latched"
+
+
+def test_a_fault_during_the_start_up_does_not_latch(
+    model: WorldModel, long_stream: list[Observation]
+) -> None:
+    session = Session(model, Monitor.load(model), SessionConfig(samples=0, latch=Level.CAUTION))
+    flags = _run(session, _dark(long_stream, 3, 3)[:5])
+    assert flags[3].level is Level.REJECT
+    assert not any(flag.latched for flag in flags)
+
+
+def test_slow_steps_in_a_row_are_an_overload(
+    model: WorldModel, stream: list[Observation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = {6, 9, 10, 11, 12}
+    taken = [0.5 if index in slow else 0.01 for index in range(len(stream))]
+    ticks = iter([tick for took in taken for tick in (0.0, took)])
+    monkeypatch.setattr("jepa_edge.session.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    config = SessionConfig(samples=0, max_latency_s=0.4, latch=None)
+    flags = _run(Session(model, Monitor.load(model), config), stream)
+    assert [flag.latency_s for flag in flags] == taken
+    overloaded = [flag.seq for flag in flags if "overload" in flag.reasons]
+    assert overloaded == [11, 12]
+    assert all(flags[i].raw_level >= Level.CAUTION for i in overloaded)
+    assert flags[10].raw_level is Level.NOMINAL
+
+
+@pytest.mark.parametrize(("clock", "overloaded"), [(True, True), (False, False)])
+def test_the_latency_limit_is_a_period_where_time_is_real(
+    model: WorldModel,
+    stream: list[Observation],
+    monkeypatch: pytest.MonkeyPatch,
+    clock: bool,
+    overloaded: bool,
+) -> None:
+    ticks = iter(range(10**6))  # every step seems to take a second; the period is 0.2 s
+    monkeypatch.setattr("jepa_edge.session.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    now = [0.0]
+    session = Session(model, Monitor.load(model), clock=(lambda: now[0]) if clock else None)
+    for observation in stream[:10]:
+        now[0] = observation.stamp_s
+        flag = session.step(observation).flag
+    assert ("overload" in flag.reasons) == overloaded
+    assert flag.level >= (Level.CAUTION if overloaded else Level.NOMINAL)
+
+
+@pytest.mark.parametrize(
+    ("value", "outside"), [(550.0, False), (580.0, True), (-40.0, False), (-60.0, True)]
+)
+def test_actions_outside_the_calibrated_range(
+    session: Session, stream: list[Observation], value: float, outside: bool
+) -> None:
+    # Calibrated on 0 to 512; a tenth of that range is tolerated.
+    _run(session, stream[:10])
+    action = np.array([256.0, 256.0, 256.0, value], np.float32)
+    flag = session.step(_replace(stream[10], action=action)).flag
+    assert ("out_of_domain" in flag.reasons) == outside
+    assert flag.raw_level >= (Level.CAUTION if outside else Level.NOMINAL)
+
+
+@pytest.mark.parametrize(
+    ("stretch", "outside"), [(1.0, False), (1.09, False), (1.15, True), (0.92, False), (0.88, True)]
+)
+def test_a_frame_rate_outside_the_calibrated_one(
+    session: Session, stream: list[Observation], stretch: float, outside: bool
+) -> None:
+    flags = _run(session, [_replace(o, stamp_s=stretch * o.stamp_s) for o in stream])
+    assert not any("out_of_domain" in flag.reasons for flag in flags[:10]), "too few gaps to tell"
+    assert all(("out_of_domain" in flag.reasons) == outside for flag in flags[10:])
+    assert not outside or all(flag.level >= Level.CAUTION for flag in flags[10:])
+
+
+def test_jitter_is_not_another_rate(session: Session, stream: list[Observation]) -> None:
+    rng = np.random.default_rng(0)
+    shifted = [_replace(o, stamp_s=o.stamp_s + rng.uniform(0.0, 0.07)) for o in stream]
+    assert not any("out_of_domain" in flag.reasons for flag in _run(session, shifted))
+
+
+def test_a_drift_alarm_is_caution_at_least(
+    model: WorldModel, switched: Switched, stream: list[Observation]
+) -> None:
+    session = Session(model, switched, SessionConfig(samples=0))
+    _run(session, stream[:10])
+    switched.drift_alarmed = True
+    flag = session.step(stream[10]).flag
+    assert flag.level >= Level.CAUTION
+    assert "drift" in flag.reasons
+
+
+def test_not_armed_is_unknown_and_arming_warms_up_first(
+    model: WorldModel,
+    switched: Switched,
+    stream: list[Observation],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    session = Session(model, switched, SessionConfig(samples=4))
+    before = _run(session, stream[:8])
+    assert before[-1].level is not Level.UNKNOWN
+    switched.armed = False
+    with caplog.at_level(logging.WARNING):
+        updates = [session.step(observation) for observation in stream[8:14]]
+    assert all(update.flag.level is Level.UNKNOWN for update in updates)
+    assert all("not_armed" in update.flag.reasons for update in updates)
+    assert all(update.futures is None for update in updates)
+    assert switched.steps == 1, "nothing is gathered, not for drift either"
+    assert [r.getMessage() for r in caplog.records] == ["not armed: other engine"]
+    switched.armed = True
+    after = _run(session, stream[14:19])
+    assert [flag.level is Level.UNKNOWN for flag in after] == [True] * 3 + [False] * 2
+
+
+def test_a_run_longer_than_the_calibration_counts_its_periods(
+    session: Session, long_stream: list[Observation], caplog: pytest.LogCaptureFixture
+) -> None:
+    # The calibration's episodes have 25 frames, the first 3 of which are not judged.
+    with caplog.at_level(logging.WARNING):
+        flags = _run(session, long_stream)
+    assert [flag.episode_steps for flag in flags] == [0, 0, 0, *range(1, 69)]
+    assert [flag.budget_period for flag in flags[:4]] == [0, 0, 0, 1]
+    periods = {period: flags[3 + 22 * period].budget_period for period in range(3)}
+    assert periods == {0: 1, 1: 2, 2: 3}
+    assert flags[2 + 22].budget_period == 1
+    assert sum("longer than the 22 judged" in r.getMessage() for r in caplog.records) == 1
+    assert all("out_of_domain" not in flag.reasons for flag in flags), "not a level"
+    session.begin_episode()
+    again = _run(session, long_stream[:5])
+    assert [flag.episode_steps for flag in again] == [0, 0, 0, 1, 2]
+    assert "clock_jump" not in again[0].reasons, "an episode may begin at any time"
+
+
+@pytest.mark.parametrize("stamp_s", [None, "1.0", math.nan, math.inf, 10**400, object()])
+def test_no_stamp_whatever_raises(
+    model: WorldModel, stream: list[Observation], stamp_s: Any
+) -> None:
+    session = Session(model, Monitor.load(model), SessionConfig(samples=0), clock=lambda: 0.0)
+    flag = session.step(_replace(stream[0], stamp_s=stamp_s)).flag
+    assert flag.level is Level.UNKNOWN
+    assert "clock_jump" in flag.reasons
+
+
+def test_stamps_may_be_numpy_numbers(session: Session, stream: list[Observation]) -> None:
+    flags = _run(session, [_replace(o, stamp_s=np.float32(o.stamp_s)) for o in stream])
+    assert flags[-1].level is not Level.UNKNOWN
+
+
+def test_a_score_that_is_no_number_gives_unknown(
+    model: WorldModel, stream: list[Observation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(model, Monitor.load(model), SessionConfig(samples=0))
+    _run(session, stream[:8])
+    predict = model.predict
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            type(model), "predict", lambda self, *arguments: predict(*arguments) * np.nan
+        )
+        flag = session.step(stream[8]).flag
+    assert flag.level is Level.UNKNOWN
+    assert "non_finite" in flag.reasons
+    after = _run(session, stream[9:14])
+    assert [flag.level is Level.UNKNOWN for flag in after] == [True] * 3 + [False] * 2

@@ -8,6 +8,7 @@ import importlib.util
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ _EPILOG = """\b
 Examples:
   jepa-edge run pusht.jepa --source sim:pusht --fault friction@20
   jepa-edge run pusht.jepa --source data/nominal --episode 3 --rate 0 --json
+  jepa-edge run pusht.jepa --source data/nominal --rate 0 --latch none --fall-after 5
   jepa-edge run pusht.jepa --source flight.mcap --image-topic /camera/image_raw --mcap flags.mcap
 
 \b
@@ -44,9 +46,34 @@ Exit codes: 0 the source ended; 2 bad input, one line on stderr.
     type=click.FloatRange(min=0.0, max=1e4),
     help="Frames per second of playback, 0 for as fast as it goes.  [default: the model's rate]",
 )
+@click.option(
+    "--require-signature",
+    type=BUNDLE,
+    metavar="PUB.PEM",
+    help="Refuse the bundle unless this key signed it.",
+)
+@click.option(
+    "--state",
+    type=BUNDLE,
+    metavar="DIR",
+    help="Where `jepa-edge selftest` left its result.  [default: $XDG_STATE_HOME/jepa-edge]",
+)
 @click.option("--uncalibrated", is_flag=True, help="Run without calibration; flags stay UNKNOWN.")
 @click.option("--horizon", default=5, show_default=True, help="Steps predicted ahead.")
 @click.option("--samples", default=32, show_default=True, help="Futures sampled per frame.")
+@click.option(
+    "--latch",
+    type=click.Choice(["none", "caution", "reject"]),
+    default="reject",
+    show_default=True,
+    help="Lowest level that stays until the run ends.",
+)
+@click.option(
+    "--fall-after",
+    default=3,
+    show_default=True,
+    help="Calmer frames in a row that lower the level.",
+)
 @click.option(
     "--seed", type=SEED, default=0, show_default=True, help="Seed of samples and simulator."
 )
@@ -55,7 +82,11 @@ Exit codes: 0 the source ended; 2 bad input, one line on stderr.
 @click.option("--mcap", type=BUNDLE, help="Also write frames, actions and flags to this MCAP file.")
 @click.option("--episode", default=0, show_default=True, help="Recording: which episode.")
 @click.option("--steps", default=40, show_default=True, help="Simulator: action blocks to run.")
-@click.option("--fault", metavar="KIND@STEP", help="Simulator: occlusion, frozen, stuck, friction.")
+@click.option(
+    "--fault",
+    metavar="NAME[:SEVERITY][@STEP]",
+    help="Simulator: a fault of `jepa-edge record --list-faults`, e.g. occlusion@20.",
+)
 @click.option("--actions", type=BUNDLE, help="Video: .npy file (T, A) of the commanded actions.")
 @click.option("--resize", is_flag=True, help="Video: scale frames to the model's size.")
 @click.option("--image-topic", help="MCAP: image topic, if there are several.")
@@ -65,9 +96,13 @@ def command(
     source: str,
     variant: str,
     rate: float | None,
+    require_signature: Path | None,
+    state: Path | None,
     uncalibrated: bool,
     horizon: int,
     samples: int,
+    latch: str,
+    fall_after: int,
     seed: int,
     as_json: bool,
     jsonl: Path | None,
@@ -81,23 +116,34 @@ def command(
     action_topic: str | None,
 ) -> None:
     """Stream SOURCE through BUNDLE: encode, predict, compare, flag."""
+    from jepa_edge.bundle import Bundle
+    from jepa_edge.flags import Level
+    from jepa_edge.keys import load_public_key
     from jepa_edge.monitor import Monitor
     from jepa_edge.session import Session, SessionConfig
     from jepa_edge.sinks import Sink
     from jepa_edge.sinks.jsonl import json_lines
-    from jepa_edge.sinks.terminal import live_table, plain_lines
+    from jepa_edge.sinks.terminal import Tally, live_table, plain_lines
     from jepa_edge.sources import SourceOptions, open_source
     from jepa_edge.world_model import WorldModel
 
     # Everything that can be refused is refused before anything is opened or written.
-    config = SessionConfig(horizon=horizon, samples=samples, seed=seed)
+    config = SessionConfig(
+        horizon=horizon,
+        samples=samples,
+        seed=seed,
+        fall_after=fall_after,
+        latch=None if latch == "none" else Level[latch.upper()],
+    )
     if jsonl is not None and jsonl.exists():
         raise InputError(f"{jsonl} exists already; remove it or choose another --jsonl")
     if rate is not None and math.isnan(rate):
         raise InputError("--rate is not a number; expected frames per second")
-    model = WorldModel.load(bundle, variant, calibrated_only=not uncalibrated)
+    trusted = None if require_signature is None else load_public_key(require_signature)
+    opened = Bundle.open(bundle, trusted_key=trusted)
+    model = WorldModel.load(opened, variant, calibrated_only=not uncalibrated)
     try:
-        monitor = None if uncalibrated else Monitor.load(model)
+        monitor = None if uncalibrated else Monitor.load(model, state=state)
     except CalibrationError as error:
         raise CalibrationError(f"{error}; or pass --uncalibrated") from error
     stream = open_source(
@@ -114,10 +160,13 @@ def command(
             seed=seed,
         ),
     )
-    session = Session(model, monitor, config)
     period_s = 1.0 / (model.manifest.observation.rate_hz if rate is None else rate or float("inf"))
+    if period_s > 0.0:  # as in real time: a machine that cannot keep up shall say so
+        config = replace(config, max_latency_s=period_s)
+    session = Session(model, monitor, config)
+    tally = Tally()
     with contextlib.ExitStack() as stack:
-        sinks: list[Sink] = []
+        sinks: list[Sink] = [tally]
         if as_json:
             sinks.append(json_lines(sys.stdout.buffer))
         elif sys.stdout.isatty() and importlib.util.find_spec("rich"):
@@ -140,3 +189,5 @@ def command(
             update = session.step(observation)
             for sink in sinks:
                 sink(observation, update)
+    if not as_json:
+        click.echo(tally.line())

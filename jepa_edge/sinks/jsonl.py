@@ -12,12 +12,13 @@ from jepa_edge.sinks import Sink
 
 
 def flag_record(update: Update) -> dict[str, Any]:
-    """Return an update as JSON-ready values; NaN becomes null, the level is spelled out.
+    """Return an update as JSON-ready values; NaN becomes null, levels are spelled out.
 
     spread is the predicted variance per step of the horizon, squared latent units.
     """
     record: dict[str, Any] = msgspec.to_builtins(update.flag)
     record["level"] = update.flag.level.name
+    record["raw_level"] = update.flag.raw_level.name
     if update.futures is not None:
         record["spread"] = {
             "aleatoric": update.futures.aleatoric.tolist(),

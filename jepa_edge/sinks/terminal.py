@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from jepa_edge.flags import Level
-from jepa_edge.session import Observation, Update
+from jepa_edge.session import Flag, Observation, Update
 from jepa_edge.sinks import Sink
 
 _STYLES = {
@@ -40,6 +40,33 @@ def plain_lines() -> Sink:
             last = (flag.level, flag.reason_bits)
 
     return write
+
+
+class Tally:
+    """A sink that counts levels, for one line at the end."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(Level, 0)
+        self._first: dict[Level, Flag] = {}
+        self._last: Flag | None = None
+
+    def __call__(self, observation: Observation, update: Update) -> None:
+        flag = self._last = update.flag
+        self._counts[flag.level] += 1
+        self._first.setdefault(flag.level, flag)
+
+    def line(self) -> str:
+        """Return how many frames had which level, and where the first alarm of each was."""
+        counts = ", ".join(f"{level.name} {count}" for level, count in self._counts.items())
+        told = [f"{sum(self._counts.values())} frames: {counts}"]
+        told += [
+            f"first {level.name} at frame {self._first[level].seq}"
+            for level in (Level.CAUTION, Level.REJECT)
+            if level in self._first
+        ]
+        if self._last is not None and self._last.latched:
+            told.append("latched until a reset")
+        return "; ".join(told)
 
 
 @contextmanager

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a frame came in time and can be judged at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_edge.errors import InputError
+from jepa_edge.flags import Reason
+from jepa_edge.manifest import Manifest
+
+
+class TimeCheck:
+    """Holds every stamp against the clock and the stamp before it. Times in seconds."""
+
+    def __init__(
+        self,
+        *,
+        period_s: float,
+        max_age_s: float,
+        min_gap_periods: float,
+        max_gap_periods: float,
+        clock: Callable[[], float] | None,
+    ) -> None:
+        """clock: None means that input is never late."""
+        self.max_age_s = max_age_s
+        self._period_s = period_s
+        self._min_gap_periods = max(min_gap_periods, 1e-9)  # a stamp may never repeat
+        self._max_gap_periods = max_gap_periods
+        self._clock = clock
+        self._last_s = -math.inf
+
+    def check(self, stamp_s: float) -> Reason:
+        """Return STALE, CLOCK_JUMP, both or neither."""
+        if not math.isfinite(stamp_s):
+            return Reason.CLOCK_JUMP
+        age_s = self.age_s(stamp_s)
+        if age_s < -self._period_s:
+            # A stamp from the future is not kept: it would blind the watchdog until then.
+            return Reason.CLOCK_JUMP
+        reason = Reason(0)
+        gap_periods = (stamp_s - self._last_s) / self._period_s
+        first = not math.isfinite(self._last_s)
+        if not first and not self._min_gap_periods <= gap_periods <= self._max_gap_periods:
+            reason |= Reason.CLOCK_JUMP
+        self._last_s = stamp_s
+        if age_s > self.max_age_s:
+            reason |= Reason.STALE
+        return reason
+
+    def age_s(self, stamp_s: float) -> float:
+        """Return how old a stamp is; 0 without a clock."""
+        return 0.0 if self._clock is None else self._clock() - stamp_s
+
+    def overdue_s(self) -> float | None:
+        """Return the current time when no frame has come for max_age_s, else None."""
+        if self._clock is None:
+            return None
+        now_s = self._clock()
+        return now_s if now_s - self._last_s > self.max_age_s else None
+
+    def restart(self) -> None:
+        """Take the next stamp as the first."""
+        self._last_s = -math.inf
+
+
+def seconds(stamp: object) -> float:
+    """Return a stamp as a float; NaN when it is no number, or too large for one."""
+    if not isinstance(stamp, (int, float, np.floating, np.integer)):
+        return math.nan
+    try:
+        return float(stamp)
+    except OverflowError:
+        return math.nan
+
+
+def check_content(frame: object, action: object, manifest: Manifest) -> Reason:
+    """Return NON_FINITE, or nothing when frame and action fit the model; action may be None.
+
+    Raises InputError when a shape, a size or a type is not the model's.
+    """
+    pixels = _numeric(frame, "frame")
+    commands = None if action is None else _numeric(action, "action")
+    expected = (manifest.action.dim,)
+    if commands is not None and commands.shape != expected:
+        raise InputError(
+            f"action has shape {commands.shape}, expected {expected}: one block, flattened"
+        )
+    if not np.isfinite(pixels).all():
+        return Reason.NON_FINITE
+    manifest.observation.check_frames(pixels[None])
+    if commands is not None and not finite_float32(commands):
+        return Reason.NON_FINITE
+    return Reason(0)
+
+
+def finite_float32(values: NDArray[np.generic]) -> bool:
+    """Whether values is not empty and finite even as float32."""
+    with np.errstate(over="ignore"):
+        cast = np.asarray(values).astype(np.float32)
+    return cast.size > 0 and bool(np.isfinite(cast).all())
+
+
+def _numeric(values: object, name: str) -> NDArray[np.generic]:
+    """Return values if they are an array of real numbers. Raises InputError otherwise."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        return values
+    kind = f"array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
+    raise InputError(f"{name} is {kind}, expected a numeric numpy array")

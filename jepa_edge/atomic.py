@@ -42,6 +42,25 @@ def staged_directory(target: Path) -> Iterator[Path]:
                     path.rmdir()
 
 
+def write_atomically(path: Path, payload: bytes, *, temporary_in: Path | None = None) -> None:
+    """Write a file so that a crash leaves the old one or the new one, readable by all.
+
+    temporary_in: a directory on the same file system for what is half written; path's own if None.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=temporary_in or path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(payload)
+            os.fchmod(file.fileno(), 0o644)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
 def _sync(path: Path) -> None:
     """Flush a file's content, or a directory's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -4,17 +4,31 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from jepa_edge.atomic import staged_directory
 from jepa_edge.errors import BundleError
-from jepa_edge.manifest import MANIFEST_NAME, Manifest, canonical_bytes, parse_manifest
+from jepa_edge.manifest import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    Manifest,
+    canonical_bytes,
+    parse_manifest,
+)
+from jepa_edge.signing import check_contents, check_signature
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey as PublicKey
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".jepa"
 
@@ -27,10 +41,13 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: Path | str) -> Bundle:
+    def open(cls, path: Path | str, *, trusted_key: PublicKey | None = None) -> Bundle:
         """Read and verify a bundle.
 
-        Raises BundleError when it is missing, renamed, truncated, altered, or reaches outside.
+        trusted_key: from `jepa_edge.signing.load_public_key`; the bundle must carry its signature,
+        and then holds regular files only, and no other than it lists.
+        Raises BundleError when it is missing, renamed, truncated, altered, or reaches outside, or
+        is not signed by the trusted key.
         """
         path = Path(path)
         check_name(path)
@@ -42,7 +59,12 @@ class Bundle:
                 f"{path} is not a bundle: it has no {MANIFEST_NAME}; "
                 "make one with `jepa-edge export CHECKPOINT --out NAME.jepa`"
             )
-        manifest = parse_manifest(manifest_path.read_bytes(), str(manifest_path))
+        payload = manifest_path.read_bytes()
+        if trusted_key is not None:
+            check_signature(path, payload, trusted_key)
+        manifest = parse_manifest(payload, str(manifest_path))
+        if trusted_key is not None:
+            check_contents(path, {MANIFEST_NAME, SIGNATURE_NAME, *manifest.files})
         for name, expected in manifest.files.items():
             _verify(path, name, expected)
         return cls(path=path, manifest=manifest)
@@ -64,7 +86,8 @@ def check_name(path: Path) -> None:
 def staged_bundle(path: Path, *, base: Bundle | None = None) -> Iterator[Path]:
     """Yield a directory to fill; `seal` it inside, and it replaces path when the block ends.
 
-    base: an opened bundle whose listed files are copied in first. On an error path is untouched.
+    base: an opened bundle whose listed files are copied in first; its signature is not, since what
+    is sealed here was not signed. On an error path is untouched.
     Raises BundleError when path is something else than a bundle, or holds files that are not the
     bundle's: nothing of yours is deleted.
     """
@@ -79,10 +102,17 @@ def staged_bundle(path: Path, *, base: Bundle | None = None) -> Iterator[Path]:
         yield staging
         if not (staging / MANIFEST_NAME).is_file():
             raise BundleError(f"{path} was not sealed: no {MANIFEST_NAME} was written")
+        signed = (path / SIGNATURE_NAME).exists()
+    if signed:
+        logger.warning("%s was signed, and is not any more: it changed; sign it again", path)
 
 
 def seal(staging: Path, manifest: Manifest) -> Manifest:
-    """Hash every file below staging into the manifest, write it, and return it."""
+    """Hash every file below staging into the manifest, write it, and return it.
+
+    A signature that lies there goes: it cannot be one of the new manifest.
+    """
+    (staging / SIGNATURE_NAME).unlink(missing_ok=True)
     for file in staging.rglob("*"):
         if file.is_file():
             # safetensors writes files that only their owner may read; bundles are for copying.
@@ -111,7 +141,7 @@ def _check_replaceable(path: Path) -> None:
     try:
         payload = (path / MANIFEST_NAME).read_bytes()
         listed = msgspec.json.decode(payload, type=dict[str, object])
-        owned = {MANIFEST_NAME, *msgspec.convert(listed["files"], dict[str, str])}
+        owned = {MANIFEST_NAME, SIGNATURE_NAME, *msgspec.convert(listed["files"], dict[str, str])}
     except (OSError, msgspec.DecodeError, msgspec.ValidationError, KeyError) as error:
         raise BundleError(
             f"{path} exists and is not a bundle; remove it or choose another name"

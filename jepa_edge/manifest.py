@@ -18,6 +18,8 @@ from jepa_edge.json_text import json_bytes
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"
+"""Signs the manifest; the one file beside it that it does not list."""
 REFERENCE_VARIANT = "fp32"
 
 Positive = Annotated[int, Meta(gt=0, le=1_000_000)]
@@ -99,6 +101,15 @@ class LatentSpec(_Strict, frozen=True, kw_only=True):
         return self.tokens * self.dim
 
 
+class NoiseSpec(_Strict, frozen=True, kw_only=True):
+    """The model's own latent variable: the predictor graph takes z (B, dim) float32, N(0, I).
+
+    z = 0 is the mean prediction.
+    """
+
+    dim: Positive
+
+
 class TensorSpec(_Strict, frozen=True, kw_only=True):
     """One graph input or output; -1 marks the dynamic batch."""
 
@@ -169,6 +180,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     action: ActionSpec
     latent: LatentSpec
     history: Positive
+    noise: NoiseSpec | msgspec.UnsetType = msgspec.UNSET
     variants: dict[VariantName, VariantSpec]
     engine: EngineSpec | None = None
     provenance: Provenance
@@ -237,6 +249,8 @@ def parse_manifest(payload: bytes, where: str) -> Manifest:
 
 def _check_inside(path: str, where: str) -> None:
     parts = PurePosixPath(path).parts
+    if path in (MANIFEST_NAME, SIGNATURE_NAME):
+        raise BundleError(f"{where} lists {path!r} among its own files; do not use this bundle")
     if not parts or path.startswith("/") or ".." in parts or re.search(r"[\\\x00:]", path):
         raise BundleError(
             f"{where} names {path!r}, which leaves the bundle; do not use a bundle you do not trust"

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,11 +59,16 @@ class WorldModel:
         self.variant = variant
         self.backend = backend.name
         self.threads = backend.threads
+        self.runtime = backend.runtime
+        self.device_class = backend.device_class
         self._predictors: dict[Precision, _core.Predictor] = {}
         self._own_engine: RolloutEngine | None = None
         self._own_engine_known = False
         self._encoder = _load(bundle, spec.encoder.file, backend, {"frames"})
-        self._predictor = _load(bundle, spec.predictor.file, backend, {"history", "actions"})
+        noise = bundle.manifest.noise
+        self.z_dim = 0 if isinstance(noise, msgspec.UnsetType) else noise.dim
+        inputs = {"history", "actions", *(["z"] if self.z_dim else [])}
+        self._predictor = _load(bundle, spec.predictor.file, backend, inputs)
 
     @property
     def manifest(self) -> Manifest:
@@ -135,12 +141,16 @@ class WorldModel:
         return self._encoder({"frames": frames})
 
     def predict(
-        self, history: NDArray[np.float32], actions: NDArray[np.float32]
+        self,
+        history: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        z: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Predict the next latent (B, N, D).
 
         history (B, T, N, D), oldest first, T = manifest.history. actions (B, T, A) raw units:
-        actions[:, t] is taken at history[:, t]. Raises InputError on any other shape.
+        actions[:, t] is taken at history[:, t]. z (B, z_dim) float32, of a model that has a latent
+        variable of its own; None for 0, its mean prediction. Raises InputError on any other shape.
         """
         manifest = self.manifest
         latent = (manifest.history, manifest.latent.tokens, manifest.latent.dim)
@@ -151,7 +161,15 @@ class WorldModel:
                 f"actions have shape {actions.shape}, expected "
                 f"{(len(history), manifest.history, manifest.action.dim)}: (B, history, action dim)"
             )
-        return self._predictor({"history": history, "actions": actions})
+        feeds = {"history": history, "actions": actions}
+        if z is not None and (not self.z_dim or z.shape != (len(history), self.z_dim)):
+            raise InputError(
+                f"z has shape {z.shape}, expected {(len(history), self.z_dim)}; a model whose "
+                "manifest has no latent variable (noise) takes none"
+            )
+        if self.z_dim:
+            feeds["z"] = np.zeros((len(history), self.z_dim), np.float32) if z is None else z
+        return self._predictor(feeds)
 
     def rollout(
         self, history: NDArray[np.float32], actions: NDArray[np.float32]

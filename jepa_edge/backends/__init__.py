@@ -21,10 +21,16 @@ class Graph(Protocol):
 
 
 class Backend(Protocol):
-    """Loads graphs. threads: that one graph may use."""
+    """Loads graphs. threads: that one graph may use.
+
+    runtime: library, version and provider, and the digest of an engine that it compiled itself.
+    device_class: `jepa_edge.binding.processor_class`, or a GPU's name and compute capability.
+    """
 
     name: str
     threads: int
+    runtime: str
+    device_class: str
 
     def load(self, path: Path) -> Graph:
         """Load a graph file. Raises BundleError when the runtime refuses it."""

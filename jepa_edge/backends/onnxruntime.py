@@ -10,7 +10,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from jepa_edge.binding import processor_class
 from jepa_edge.errors import BundleError
+
+_PROVIDER = "CPUExecutionProvider"
 
 
 class OnnxRuntimeGraph:
@@ -25,9 +28,7 @@ class OnnxRuntimeGraph:
         # A spinning pool starves the camera and control threads that share the robot's cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort.InferenceSession(str(path), options, providers=[_PROVIDER])
         except Exception as error:  # onnxruntime raises its own types, none with a common base
             line = str(error).splitlines()[0]
             raise BundleError(
@@ -52,6 +53,8 @@ class OnnxRuntimeBackend:
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
+        self.runtime = f"onnxruntime {ort.__version__} {_PROVIDER}"
+        self.device_class = processor_class()
 
     def load(self, path: Path) -> OnnxRuntimeGraph:
         """Load an ONNX file. Raises BundleError when ONNX Runtime refuses it."""

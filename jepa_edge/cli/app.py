@@ -16,7 +16,18 @@ from jepa_edge.errors import JepaEdgeError
 from jepa_edge.version import __version__
 
 EXIT_USER_ERROR = 2
-_VERBS = ("record", "export", "calibrate", "run", "inspect")
+_VERBS = (
+    "record",
+    "export",
+    "calibrate",
+    "evaluate",
+    "selftest",
+    "keygen",
+    "sign",
+    "verify",
+    "run",
+    "inspect",
+)
 
 _EPILOG = """\b
 From a checkpoint to flags:
@@ -24,6 +35,7 @@ From a checkpoint to flags:
   jepa-edge export examples/pusht/model --out pusht.jepa \\
       --precision fp32,int8 --calibration-data data/nominal
   jepa-edge calibrate pusht.jepa --data data/nominal --alpha 0.05
+  jepa-edge evaluate pusht.jepa --nominal data/held-out --faults all --out evaluation
   jepa-edge run pusht.jepa --source sim:pusht --fault occlusion@20
 
 \b

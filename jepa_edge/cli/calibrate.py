@@ -13,10 +13,13 @@ _EPILOG = """\b
 Examples:
   jepa-edge calibrate pusht.jepa --data data/nominal --alpha 0.05
   jepa-edge calibrate pusht.jepa --data data/nominal --variant int8 --json
+  jepa-edge calibrate pusht.jepa --data data/nominal --max-risk 0.1 --risk-data data/incidents
 
 \b
 Whole episodes are split: some fit the heads, others set the thresholds, the rest is the report's.
 alpha 0.05 means: at most 5 % of nominal episodes raise CAUTION or more.
+--max-risk R --risk-data DIR: CAUTION is lowered until the mean loss that you recorded (array `loss`
+of each episode: what acting on the model costs at each frame) is at most R (Learn then Test).
 Exit codes: 0 done; 2 bad input, or too few episodes for alpha; the bundle is untouched.
 """
 
@@ -36,6 +39,23 @@ Exit codes: 0 done; 2 bad input, or too few episodes for alpha; the bundle is un
     help="Variant to calibrate; auto takes the fastest here, all takes every one.",
 )
 @click.option("--horizon", default=5, show_default=True, help="Steps ahead to calibrate.")
+@click.option(
+    "--conformal", default=0, help="Episodes that set thresholds; 0 takes 35 % or what alpha needs."
+)
+@click.option(
+    "--groups", default=3, show_default=True, help="Groups by action size with own radii; 0: none."
+)
+@click.option("--max-risk", type=float, help="Mean loss per episode that CAUTION must keep to.")
+@click.option(
+    "--risk-delta", default=0.05, show_default=True, help="1 - confidence in --max-risk."
+)
+@click.option("--risk-data", type=BUNDLE, metavar="DIR", help="Runs with a recorded `loss`.")
+@click.option(
+    "--selftest-episodes",
+    default=24,
+    show_default=True,
+    help="Held-out episodes stored in the bundle for `jepa-edge selftest`; 0: none.",
+)
 @click.option("--samples", default=32, show_default=True, help="Futures per window in the report.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of split and fit.")
 @JSON_OPTION
@@ -45,6 +65,12 @@ def command(
     alpha: float,
     variant: str,
     horizon: int,
+    conformal: int,
+    groups: int,
+    max_risk: float | None,
+    risk_delta: float,
+    risk_data: Path | None,
+    selftest_episodes: int,
     samples: int,
     seed: int,
     as_json: bool,
@@ -55,10 +81,19 @@ def command(
         from jepa_edge.calibration.options import CalibrateOptions
 
     options = CalibrateOptions(
-        alpha=alpha, variant=variant, horizon=horizon, samples=samples, seed=seed
+        alpha=alpha,
+        variant=variant,
+        horizon=horizon,
+        conformal=conformal,
+        groups=groups,
+        max_risk=max_risk,
+        risk_delta=risk_delta,
+        selftest_episodes=selftest_episodes,
+        samples=samples,
+        seed=seed,
     )
     with progress_bars() as progress:
-        report = calibrate_bundle(bundle, data, options, progress)
+        report = calibrate_bundle(bundle, data, options, progress, risk_data=risk_data)
     if as_json:
         print_json(report)
         return
@@ -75,6 +110,13 @@ def command(
             f"inside its 99 % interval at {inside} of {len(result.coverage)} alphas and horizons; "
             f"spread against error: Spearman {result.spread.overall.value:.2f}"
         )
+        if calibration.risk is not None:
+            risk = calibration.risk
+            click.echo(
+                f"  loss at most {risk.max_risk:g} with confidence {1 - risk.delta:g}: CAUTION no "
+                f"higher than {risk.threshold:.3f} (mean loss {risk.risk:.4f} in {risk.episodes} "
+                "episodes)"
+            )
         for warning in result.warnings:
             click.echo(f"note: {warning}", err=True)
         click.echo(f"report: {bundle / 'reports' / f'calibration_{name}.html'}")

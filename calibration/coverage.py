@@ -16,9 +16,10 @@ from jepa_edge.calibration.conformal import (
     grouped_conformal_quantile,
     predictive_interval,
 )
-from jepa_edge.calibration.records import Coverage, Rate, Reliability
+from jepa_edge.calibration.records import Coverage, GroupCoverage, Rate, Reliability
 from jepa_edge.calibration.thresholds import by_episode
 from jepa_edge.calibration_file import Radius
+from jepa_edge.groups import ActionGroups, group_of
 
 _LEVELS = (*tuple(round(0.05 * k, 2) for k in range(1, 20)), 0.975)
 
@@ -47,29 +48,85 @@ def measure_coverage(
     groups = by_episode(energies, episode)
     rng = np.random.default_rng(seed)
     drawn = np.stack([group[rng.integers(len(group))] for group in groups])
+    return tuple(
+        _coverage(
+            alpha=radius.alpha,
+            horizon=step + 1,
+            radius=limit,
+            inside=int(np.sum(drawn[:, step] <= limit)),
+            trials=len(groups),
+            conformal_episodes=conformal_episodes,
+            all_windows=float(np.mean([np.mean(g[:, step] <= limit) for g in groups])),
+        )
+        for radius in radii
+        for step, limit in enumerate(radius.energies)
+    )
+
+
+def measure_group_coverage(
+    energies: NDArray[np.float64],
+    episode: NDArray[np.int64],
+    sizes: NDArray[np.float64],
+    groups: ActionGroups,
+    seed: int,
+) -> tuple[GroupCoverage, ...]:
+    """Count held-out windows inside the radii of their action group, one per episode and group.
+
+    energies, sizes: (W, H) of the test episodes, sizes from `mondrian.window_sizes`. Episodes
+    without a window in a group do not count there.
+    """
+    rng = np.random.default_rng(seed)
+    labels = group_of(sizes, groups.edges)
     rows = []
-    for radius in radii:
-        low, high = acceptance_interval(len(groups), 1.0 - radius.alpha)
-        least, most = predictive_interval(len(groups), conformal_episodes, radius.alpha)
-        for step, limit in enumerate(radius.energies):
-            inside = int(np.sum(drawn[:, step] <= limit))
-            rows.append(
-                Coverage(
+    for radius in groups.radii:
+        for name in range(groups.count):
+            for step in range(groups.horizon):
+                own = labels[:, step] == name
+                parts = by_episode(energies[own, step], episode[own])
+                limit = radius.energies[name][step]
+                drawn = np.array([part[rng.integers(len(part))] for part in parts])
+                covered = [np.mean(part <= limit) for part in parts]
+                row = _coverage(
                     alpha=radius.alpha,
                     horizon=step + 1,
                     radius=limit,
-                    measured=rate(inside, len(groups)),
-                    accept_low=low / len(groups),
-                    accept_high=high / len(groups),
-                    accepted=low <= inside <= high,
-                    conformal_episodes=conformal_episodes,
-                    plausible_low=least / len(groups),
-                    plausible_high=most / len(groups),
-                    plausible=least <= inside <= most,
-                    all_windows=float(np.mean([np.mean(g[:, step] <= limit) for g in groups])),
+                    inside=int(np.sum(drawn <= limit)),
+                    trials=len(parts),
+                    conformal_episodes=radius.episodes[name][step],
+                    all_windows=float(np.mean(covered)) if covered else 0.0,
                 )
-            )
+                rows.append(GroupCoverage(group=name, coverage=row))
     return tuple(rows)
+
+
+def _coverage(
+    *,
+    alpha: float,
+    horizon: int,
+    radius: float,
+    inside: int,
+    trials: int,
+    conformal_episodes: int,
+    all_windows: float,
+) -> Coverage:
+    """Put a count of windows inside a radius beside its exact intervals."""
+    low, high = acceptance_interval(trials, 1.0 - alpha)
+    least, most = predictive_interval(trials, conformal_episodes, alpha)
+    total = max(trials, 1)
+    return Coverage(
+        alpha=alpha,
+        horizon=horizon,
+        radius=radius,
+        measured=rate(inside, trials),
+        accept_low=low / total,
+        accept_high=high / total,
+        accepted=low <= inside <= high,
+        conformal_episodes=conformal_episodes,
+        plausible_low=least / total,
+        plausible_high=most / total,
+        plausible=least <= inside <= most,
+        all_windows=all_windows,
+    )
 
 
 def measure_reliability(

@@ -98,24 +98,30 @@ def encode_recording(
     return episodes
 
 
-def split_episodes(count: int, alpha: float, seed: int) -> dict[str, list[int]]:
+def split_episodes(count: int, alpha: float, seed: int, conformal: int = 0) -> dict[str, list[int]]:
     """Split episode numbers at random into fit, standardize, conformal and test.
 
-    The conformal split gets at least what alpha needs. Raises CalibrationError, saying how many
-    more are needed, when there are too few.
+    conformal: size of that split; 0 stands for its share, or what alpha needs. Raises
+    CalibrationError, saying how many more are needed, when there are too few.
     """
-    needed = sum(_MINIMUM.values()) + required_episodes(alpha)
+    least = conformal or required_episodes(alpha)
+    if least < required_episodes(alpha):
+        raise CalibrationError(
+            f"alpha={alpha:g} needs {required_episodes(alpha)} conformal episodes, "
+            f"{conformal} are asked for; ask for more or raise alpha"
+        )
+    needed = sum(_MINIMUM.values()) + least
     if count < needed:
         raise CalibrationError(
-            f"alpha={alpha:g} needs {required_episodes(alpha)} conformal episodes and "
+            f"alpha={alpha:g} needs {least} conformal episodes and "
             f"{needed} in all, got {count}; record {needed - count} more or raise alpha"
         )
     sizes = {name: round(share * count) for name, share in _SHARES.items()}
-    sizes["conformal"] = max(sizes["conformal"], required_episodes(alpha))
+    sizes["conformal"] = conformal or max(sizes["conformal"], least)
     sizes["test"] = max(count - sum(sizes.values()), _MINIMUM["test"])
     surplus = sum(sizes.values()) - count
     for name in ("fit", "standardize", "conformal"):
-        floor = _MINIMUM.get(name, required_episodes(alpha))
+        floor = _MINIMUM.get(name, least)
         given = min(surplus, sizes[name] - floor)
         sizes[name] -= given
         surplus -= given

@@ -20,11 +20,12 @@ def write_report(path: Path, report: VariantReport, bundle_name: str) -> None:
         path,
         f"Calibration of {bundle_name}, variant {calibration.variant}",
         f"alpha {calibration.alpha:g}; {sum(calibration.episodes.values())} recorded episodes; "
-        f"seed {calibration.seed}; graphs {calibration.variant_sha256[:12]}; "
+        f"seed {calibration.seed}; graphs {calibration.binding.engine_sha256[:12]}; "
         f"{calibration.created_utc}",
         [
             _summary(report),
             _coverage(report),
+            *_groups(report),
             reliability_section(report),
             spread_section([report.spread]),
             _channels(report),
@@ -63,6 +64,25 @@ def _summary(report: VariantReport) -> Section:
             f"{domain.rate_hz:g} Hz, episodes of {domain.steps_min} to {domain.steps_max} steps",
         ],
     ]
+    drift = calibration.drift
+    rows.append(
+        [
+            "slow drift",
+            f"blocks of {drift.block_steps} steps against {len(drift.nominal)} nominal ones; ever "
+            f"raised on a robot that stays nominal with probability at most {drift.alpha:g}",
+        ]
+    )
+    if calibration.risk is not None:
+        risk = calibration.risk
+        rows.append(
+            [
+                "your own loss",
+                f"at most {risk.max_risk:g} per episode with confidence {1.0 - risk.delta:g} if "
+                f"CAUTION stops the robot (Learn then Test, {risk.episodes} episodes, mean loss "
+                f"{risk.risk:.4f}, p = {risk.p_value:.2g}). The threshold was lowered for it: the "
+                "share of nominal episodes above CAUTION is then measured, not guaranteed",
+            ]
+        )
     return Section(
         title="What the thresholds promise",
         paragraphs=[
@@ -132,6 +152,61 @@ def _coverage(report: VariantReport) -> Section:
             )
         ],
     )
+
+
+def _groups(report: VariantReport) -> list[Section]:
+    """Coverage per size of the actions, with radii of their own; nothing where there are none."""
+    groups = report.calibration.groups
+    if groups is None:
+        return []
+    rows = []
+    for row in report.group_coverage:
+        one, edges = row.coverage, groups.edges[row.coverage.horizon - 1]
+        low = f"{edges[row.group - 1]:.2f}" if row.group else "0"
+        high = f"to {edges[row.group]:.2f}" if row.group < len(edges) else "and more"
+        rows.append(
+            [
+                f"{one.alpha:g}",
+                f"{low} {high}",
+                str(one.horizon),
+                f"{one.radius:.3f}",
+                f"{one.measured.count}/{one.measured.trials}",
+                f"{100 * one.measured.value:.1f}",
+                f"{100 * one.accept_low:.1f} to {100 * one.accept_high:.1f}",
+                "inside" if one.accepted else "OUTSIDE",
+                f"{100 * one.plausible_low:.1f} to {100 * one.plausible_high:.1f}"
+                + ("" if one.plausible else ", OUTSIDE"),
+            ]
+        )
+    return [
+        Section(
+            title="Coverage per size of the actions",
+            paragraphs=[
+                (
+                    "One radius for all actions covers small motions too often and large ones too "
+                    "seldom. These radii are set among windows of like action size (root mean "
+                    "square of the standardized actions up to the horizon), so that each group is "
+                    "covered by itself. The edges come from the fit split."
+                )
+            ],
+            tables=[
+                Table(
+                    header=[
+                        "alpha",
+                        "action size",
+                        "horizon",
+                        "radius",
+                        "inside",
+                        "coverage %",
+                        "accepted at 99 %",
+                        "verdict",
+                        "with the radii's scatter",
+                    ],
+                    rows=rows,
+                )
+            ],
+        )
+    ]
 
 
 def reliability_section(report: VariantReport) -> Section:

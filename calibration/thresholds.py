@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -100,6 +101,18 @@ def fit_thresholds(worst: NDArray[np.float64], alpha: float) -> Thresholds:
         reject_alpha=min(reject_alpha, alpha),
         nominal=tuple(np.sort(worst).tolist()),
     )
+
+
+def lower_caution(thresholds: Thresholds, limit: float) -> Thresholds:
+    """Return the thresholds with CAUTION at `limit`, one of the nominal scores, if that is lower.
+
+    caution_alpha becomes the share of nominal episodes above it, the next one counted among them.
+    """
+    if limit >= thresholds.caution:
+        return thresholds
+    above = sum(score > limit for score in thresholds.nominal)
+    alpha = (above + 1) / (thresholds.episodes + 1)
+    return msgspec.structs.replace(thresholds, caution=limit, caution_alpha=alpha)
 
 
 def window_energies(variable: LatentVariable, windows: Windows) -> NDArray[np.float64]:

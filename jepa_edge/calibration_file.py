@@ -11,12 +11,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from jepa_edge.binding import Binding, model_mismatches, preprocessing_sha256
 from jepa_edge.bundle import Bundle
 from jepa_edge.channels import CHANNELS
+from jepa_edge.drift import DriftReference
 from jepa_edge.errors import CalibrationError
+from jepa_edge.groups import ActionGroups
 from jepa_edge.manifest import Sha256, calibration_name, heads_name
+from jepa_edge.risk import RiskThreshold
 
-CALIBRATION_VERSION = 1
+CALIBRATION_VERSION = 2
 
 Probability = Annotated[float, Meta(gt=0.0, lt=1.0)]
 
@@ -48,7 +52,9 @@ class Thresholds(_Strict, frozen=True, kw_only=True):
 
     Before it is run, a fresh nominal episode exceeds `caution` with probability at most
     `caution_alpha`, and `reject` with at most `reject_alpha`, if it is exchangeable with the
-    `episodes` that the thresholds came from. reject_alpha = max(alpha / 5, 1 / (episodes + 1)):
+    `episodes` that the thresholds came from. caution_alpha is the user's alpha, or more where a
+    limit on the user's own loss asked for a lower threshold; it is then what these episodes show,
+    and no guarantee, because the choice looked at their scores. reject_alpha = max(alpha / 5, 1 / (episodes + 1)):
     the tightest level that this many episodes support, but not below a fifth of alpha.
     nominal: the largest score of every one of them, ascending.
     """
@@ -141,15 +147,17 @@ class Domain(_Strict, frozen=True, kw_only=True):
 class Calibration(_Strict, frozen=True, kw_only=True):
     """All of calibration/<variant>.json.
 
-    variant_sha256: `Manifest.variant_sha256` of the graphs that it was fitted on; no other may use
-    it. heads_sha256: of calibration/<variant>.safetensors. episodes: how many per split (fit,
+    binding: the graphs, preprocessing, runtime and kind of machine that it was fitted on.
+    heads_sha256: of calibration/<variant>.safetensors. episodes: how many per split (fit,
     standardize, conformal, test). data_sha256: over the sha256 of every episode file. tools:
-    versions of what made it.
+    versions of what made it. groups: radii per size of action, null where there are too few
+    episodes. drift: reference of the alarm for slow drift. risk: evidence for a threshold that the
+    user's own loss asked for; `thresholds.caution` is not above it.
     """
 
     schema_version: int = CALIBRATION_VERSION
     variant: str
-    variant_sha256: Sha256
+    binding: Binding
     heads_sha256: Sha256
     alpha: Probability
     seed: int
@@ -158,6 +166,9 @@ class Calibration(_Strict, frozen=True, kw_only=True):
     channels: tuple[ChannelScale, ...]
     thresholds: Thresholds
     radii: tuple[Radius, ...]
+    groups: ActionGroups | None
+    drift: DriftReference
+    risk: RiskThreshold | None
     domain: Domain
     created_utc: str
     tools: dict[str, str]
@@ -172,6 +183,11 @@ class Calibration(_Strict, frozen=True, kw_only=True):
             raise ValueError(
                 f"radii has {[len(radius.energies) for radius in self.radii]} steps per alpha, "
                 "expected one alpha or more, all with as many steps"
+            )
+        if self.risk is not None and self.thresholds.caution > self.risk.threshold:
+            raise ValueError(
+                f"caution is {self.thresholds.caution:g}, above the threshold "
+                f"{self.risk.threshold:g} that bounds the user's loss"
             )
 
     def radius(self, alpha: float) -> Radius:
@@ -189,7 +205,8 @@ class Calibration(_Strict, frozen=True, kw_only=True):
 def read_calibration(bundle: Bundle, variant: str) -> Calibration:
     """Read and check the calibration of a variant.
 
-    Raises CalibrationError when there is none, it is damaged, or it belongs to other graphs.
+    Raises CalibrationError when there is none, it is damaged, or it belongs to other graphs or
+    another preprocessing. Whether it is good for this machine is `Monitor.load`'s to say.
     """
     name = calibration_name(variant)
     if name not in bundle.manifest.files or heads_name(variant) not in bundle.manifest.files:
@@ -204,12 +221,17 @@ def read_calibration(bundle: Bundle, variant: str) -> Calibration:
             f"{bundle.path / name} does not fit the format ({error}); "
             "run `jepa-edge calibrate` again"
         ) from error
-    expected = bundle.manifest.variant_sha256(variant)
-    if calibration.variant_sha256 != expected or calibration.variant != variant:
+    here = msgspec.structs.replace(
+        calibration.binding,
+        engine_sha256=bundle.manifest.variant_sha256(variant),
+        preprocessing_sha256=preprocessing_sha256(bundle.manifest),
+    )
+    differing = model_mismatches(calibration.binding, here)
+    if differing or calibration.variant != variant:
         raise CalibrationError(
-            f"{bundle.path / name} was made for variant {calibration.variant!r} "
-            f"{calibration.variant_sha256[:12]}, expected {variant!r} {expected[:12]}; "
-            "quantization moves the scores: run `jepa-edge calibrate` on this very variant"
+            f"{bundle.path / name} was made for variant {calibration.variant!r}, expected "
+            f"{variant!r} as it is in this bundle: {'; '.join(differing) or 'another name'}; "
+            "run `jepa-edge calibrate` on this very variant"
         )
     heads = bundle.manifest.files[heads_name(variant)]
     if calibration.heads_sha256 != heads:

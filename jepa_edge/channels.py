@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.density import Flow
 from jepa_edge.flags import Reason
 from jepa_edge.latent_variable import LatentVariable, Predictor, Transitions
 from jepa_edge.mlp import MLP, require
@@ -22,11 +23,18 @@ from jepa_edge.rollout import roll
 LONG = 4
 """Steps of the longer prediction that is compared with what came."""
 
+LAGS = 2
+"""Action blocks by which a command may be late for the delay channel to see it."""
+
 _DECAY = 0.8
 """Weight of the past in a channel's running mean: it reacts in about 1 / (1 - 0.8) = 5 steps."""
 
 _FLOOR = 1e-12
 """Energies below this count as this: the logarithm of a frozen camera's motion stays finite."""
+
+_ACTION_FLOOR = 0.05
+"""Added to both inverse-dynamics energies of the delay channel, about 1 if nominal: two commands
+that explain the motion equally well differ by nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +51,20 @@ BASE_CHANNELS = (
     Channel(name="innovation", reason=Reason.INNOVATION, low_tail=True, mean=True),
     Channel(name="innovation_long", reason=Reason.INNOVATION, low_tail=True, mean=True),
     Channel(name="motion", reason=Reason.INNOVATION, low_tail=True, mean=True),
-    Channel(name="action", reason=Reason.INNOVATION, low_tail=False, mean=True),
+    Channel(name="action", reason=Reason.ACTION_MISMATCH, low_tail=False, mean=True),
+    Channel(name="delay", reason=Reason.DELAY, low_tail=False, mean=True),
     Channel(name="familiarity", reason=Reason.OUT_OF_DISTRIBUTION, low_tail=False, mean=True),
+    Channel(name="spread", reason=Reason.PREDICTED_UNCERTAINTY, low_tail=False, mean=False),
     Channel(name="disagreement", reason=Reason.PREDICTED_UNCERTAINTY, low_tail=False, mean=False),
 )
 """What is measured at every step, in this order.
 
 innovation, innovation_long: energy of the innovation 1 and LONG steps ahead; a frozen scene is too
 predictable, hence both tails. motion: change of the latent; a frozen camera has none. action: what
-the latents tell of the action against the command. familiarity: distance of the latent from those
-recorded. disagreement: epistemic variance of the prediction.
+the latents tell of the action against the command. delay: by how much a command of 1 to LAGS blocks
+ago explains the motion better than the present one. familiarity: how unlike the recorded latents
+this one is. spread: predicted aleatoric variance LONG steps ahead. disagreement: epistemic variance
+of the prediction.
 """
 
 CHANNELS = (
@@ -66,7 +78,7 @@ CHANNELS = (
 """All channels: those measured, then their running means, which see weak but lasting faults."""
 
 _SMOOTHED = [index for index, channel in enumerate(BASE_CHANNELS) if channel.mean]
-_LONG_INDEX = 1
+_LONG_INDICES = np.array([c.name in ("innovation_long", "spread") for c in BASE_CHANNELS])
 _CLIP = 50.0  # a running mean recovers from one infinite energy
 
 
@@ -77,23 +89,32 @@ class Whitener:
     mean: NDArray[np.float32]
     whiten: NDArray[np.float32]
 
-    def energy(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def score(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Squared distance per dimension of values (B, D): (B,), about 1 on average."""
         white = (values - self.mean) @ self.whiten
-        return np.asarray(np.mean(white**2, axis=1), np.float32)
+        return np.asarray(np.mean(white**2, axis=-1), np.float32)
 
     def check(self, name: str, dim: int) -> None:
         """Raise ValueError unless both arrays are float32, finite, and of dimension D = dim."""
         require(f"{name}.mean", self.mean, (dim,))
         require(f"{name}.whiten", self.whiten, (dim, dim))
 
+    def to_arrays(self, prefix: str) -> dict[str, NDArray[np.float32]]:
+        """Name both arrays for storage."""
+        return {f"{prefix}.mean": self.mean, f"{prefix}.whiten": self.whiten}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]], prefix: str) -> Whitener:
+        """Read back what `to_arrays` named. Raises KeyError when an array is missing."""
+        return cls(mean=arrays[f"{prefix}.mean"], whiten=arrays[f"{prefix}.whiten"])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
     """B steps to be judged. Arrays are float32.
 
-    before, previous, observed: (B, N, D), the last three latents. action: (B, A), raw units, led
-    from previous to observed. predicted: (B, N, D), one step ahead of previous. long_previous,
+    before, previous, observed: (B, N, D), the last three latents. actions: (B, 1 + LAGS, A), raw
+    units, the newest first, which led from previous to observed. predicted: (B, N, D), one step ahead of previous. long_previous,
     long_predicted: (B, N, D), steps LONG - 1 and LONG of the rollout from LONG steps ago. young:
     (B,) bool, where the episode is too young for that rollout; what it holds is then not used.
     """
@@ -101,7 +122,7 @@ class Steps:
     before: NDArray[np.float32]
     previous: NDArray[np.float32]
     observed: NDArray[np.float32]
-    action: NDArray[np.float32]
+    actions: NDArray[np.float32]
     predicted: NDArray[np.float32]
     long_previous: NDArray[np.float32]
     long_predicted: NDArray[np.float32]
@@ -112,13 +133,13 @@ class Steps:
 class Observer:
     """Everything fitted that turns a step into channels.
 
-    latent, motion: of the token-mean latent and of its change. inverse: maps (latent before, last
-    change, change before) to the standardized action. action_mean, action_std: (A,) float32, raw
-    units. action_whiten: whitens the inverse head's error.
+    familiarity, motion: of the token-mean latent and of its change. inverse: maps (latent before,
+    last change, change before) to the standardized action. action_mean, action_std: (A,) float32,
+    raw units. action_whiten: whitens the inverse head's error.
     """
 
     latent_variable: LatentVariable
-    latent: Whitener
+    familiarity: Flow | Whitener
     motion: Whitener
     inverse: MLP
     action_mean: NDArray[np.float32]
@@ -126,43 +147,50 @@ class Observer:
     action_whiten: Whitener
 
     def measure(self, steps: Steps) -> NDArray[np.float64]:
-        """Return BASE_CHANNELS of B steps, (B, 6), NaN where an episode is too young for one.
+        """Return BASE_CHANNELS of B steps, (B, 8), NaN where an episode is too young for one.
 
         An energy that is not a number counts as infinite: the model broke.
         """
-        batch = len(steps.action)
+        batch = len(steps.actions)
+        # One step ahead, then LONG steps ahead: one call of the heads for both.
+        both = Transitions(
+            previous=np.concatenate([steps.previous, steps.long_previous]),
+            predicted=np.concatenate([steps.predicted, steps.long_predicted]),
+            action=np.concatenate([steps.actions[:, 0]] * 2),
+            step=np.repeat(np.array([1, LONG], np.int64), batch),
+        )
+        variable = self.latent_variable
+        energy, spread = variable.energy_and_spread(
+            both, np.concatenate([steps.observed, steps.observed])
+        )
         ahead = Transitions(
             previous=steps.previous,
             predicted=steps.predicted,
-            action=steps.action,
-            step=np.ones(batch, np.int64),
+            action=steps.actions[:, 0],
+            step=both.step[:batch],
         )
-        far = Transitions(
-            previous=steps.long_previous,
-            predicted=steps.long_predicted,
-            action=steps.action,
-            step=np.full(batch, LONG, np.int64),
-        )
-        variable = self.latent_variable
         moved = steps.observed.mean(axis=1) - steps.previous.mean(axis=1)
+        consistency = self.inverse_energies(steps)
         energies: list[NDArray[np.floating]] = [
-            variable.energy(ahead, steps.observed),
-            variable.energy(far, steps.observed),
-            self.motion.energy(moved),
-            self.action_whiten.energy(self.inverse_error(steps)),
-            self.latent.energy(steps.observed.mean(axis=1)),
+            energy[:batch],
+            energy[batch:],
+            self.motion.score(moved),
+            consistency[:, 0],
+            (consistency[:, 0] + _ACTION_FLOOR) / (consistency[:, 1:].min(axis=1) + _ACTION_FLOOR),
+            self.familiarity.score(steps.observed.mean(axis=1)),
+            spread[batch:],
             variable.disagreement(ahead),
         ]
         stacked = np.nan_to_num(np.stack(energies, axis=1).astype(np.float64), nan=np.inf)
         values = np.log(np.maximum(stacked, _FLOOR))
-        values[steps.young, _LONG_INDEX] = np.nan
+        values[np.ix_(steps.young, _LONG_INDICES)] = np.nan
         return values
 
-    def inverse_error(self, steps: Steps) -> NDArray[np.float32]:
-        """Standardized action minus what the latents tell of it: (B, A)."""
-        commanded = (steps.action - self.action_mean) / self.action_std
+    def inverse_energies(self, steps: Steps) -> NDArray[np.float32]:
+        """Energy of every action minus what the latents tell of the newest: (B, 1 + LAGS)."""
+        commanded = (steps.actions - self.action_mean) / self.action_std
         told = self.inverse(inverse_features(steps.before, steps.previous, steps.observed))
-        return np.asarray(commanded - told, np.float32)
+        return self.action_whiten.score(commanded - told[:, None])
 
     def check(self, dim: int, action: int) -> None:
         """Raise ValueError unless all arrays fit latents (N, D) and actions (A,), for any N.
@@ -170,7 +198,7 @@ class Observer:
         dim: D. action: A. The heads work per token or on the token mean: none depends on N.
         """
         self.latent_variable.check(dim, action)
-        self.latent.check("latent", dim)
+        self.familiarity.check("familiarity", dim)
         self.motion.check("motion", dim)
         self.inverse.check("inverse", 3 * dim, action)
         require("action_mean", self.action_mean, (action,))
@@ -179,31 +207,30 @@ class Observer:
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Name every array for storage, those of the latent variable among them."""
-        arrays = {**self.latent_variable.to_arrays(), **self.inverse.to_arrays("inverse")}
-        for name, whitener in (
-            ("latent", self.latent),
-            ("motion", self.motion),
-            ("action", self.action_whiten),
-        ):
-            arrays[f"{name}.mean"], arrays[f"{name}.whiten"] = whitener.mean, whitener.whiten
-        arrays["action_mean"], arrays["action_std"] = self.action_mean, self.action_std
-        return arrays
+        return {
+            **self.latent_variable.to_arrays(),
+            **self.inverse.to_arrays("inverse"),
+            **self.familiarity.to_arrays("familiarity"),
+            **self.motion.to_arrays("motion"),
+            **self.action_whiten.to_arrays("action"),
+            "action_mean": self.action_mean,
+            "action_std": self.action_std,
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Observer:
         """Read back what `to_arrays` named. Raises KeyError when an array is missing."""
-
-        def whitener(name: str) -> Whitener:
-            return Whitener(mean=arrays[f"{name}.mean"], whiten=arrays[f"{name}.whiten"])
-
+        density: type[Flow] | type[Whitener] = (
+            Whitener if "familiarity.whiten" in arrays else Flow
+        )
         return cls(
             latent_variable=LatentVariable.from_arrays(arrays),
-            latent=whitener("latent"),
-            motion=whitener("motion"),
+            familiarity=density.from_arrays(arrays, "familiarity"),
+            motion=Whitener.from_arrays(arrays, "motion"),
             inverse=MLP.from_arrays(arrays, "inverse"),
             action_mean=arrays["action_mean"],
             action_std=arrays["action_std"],
-            action_whiten=whitener("action"),
+            action_whiten=Whitener.from_arrays(arrays, "action"),
         )
 
 
@@ -257,9 +284,9 @@ def channels(
     center: NDArray[np.float64],
     start: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Complete the channels of consecutive steps: (T, 6) -> (T, C), running means last.
+    """Complete the channels of consecutive steps: (T, 8) -> (T, C), running means last.
 
-    center: of the base channels, (6,) or longer. start: the running means of the step before, the
+    center: of the base channels, (8,) or longer. start: the running means of the step before, the
     last columns of its row; None at the start of an episode.
     """
     means = running_means(measured[:, _SMOOTHED] - center[_SMOOTHED], start)
@@ -303,7 +330,7 @@ def episode_steps(
         before=latents[times - 2],
         previous=latents[times - 1],
         observed=latents[times],
-        action=actions[times - 1],
+        actions=actions[times[:, None] - 1 - np.arange(1 + LAGS)],
         predicted=rolled[times - history, 0],
         long_previous=rolled[long_rows, LONG - 2],
         long_predicted=rolled[long_rows, LONG - 1],
@@ -312,5 +339,6 @@ def episode_steps(
 
 
 def first_step(history: int) -> int:
-    """Index of the first latent that can be judged: it needs a full history and two changes."""
-    return max(history, 2)
+    """Index of the first latent that can be judged: it needs a full history, and two changes and
+    LAGS earlier actions."""
+    return max(history, 2, 1 + LAGS)

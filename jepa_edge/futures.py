@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampled futures of one history: through the C++ core where the bundle holds its predictor."""
+"""Sampled futures of one history, through the C++ core where the bundle holds its predictor, and
+what turns the spread of any sampler into the error to expect."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,14 @@ from numpy.typing import NDArray
 from jepa_edge import _core
 from jepa_edge.engine import Precision, RolloutEngine
 from jepa_edge.errors import InputError
-from jepa_edge.latent_variable import Futures, LatentVariable
+from jepa_edge.latent_variable import (
+    Futures,
+    LatentVariable,
+    Predictor,
+    Sampler,
+    Transitions,
+)
+from jepa_edge.spread import RECENT, SpreadCalibration, recent_mean
 from jepa_edge.world_model import WorldModel
 
 
@@ -33,17 +42,19 @@ class FutureSampler:
             self.precision = self._engine.precision
             self._core_variable = _core.LatentVariable(variable.to_arrays())
 
-    def __call__(
+    def sample(
         self,
         history: NDArray[np.float32],
         actions: NDArray[np.float32],
         samples: int,
         seed: int = 0,
     ) -> Futures:
-        """Sample futures; arguments, result and errors as of `LatentVariable.rollout`."""
+        """Sample futures; arguments, result and errors as of `Sampler.sample`."""
+        manifest = self._model.manifest
+        older = max(0, len(history) - manifest.history)
+        history, actions = history[older:], actions[older:]
         if self._engine is None:
             return self._variable.rollout(self._model, history, actions, samples, seed)
-        manifest = self._model.manifest
         latent = (manifest.history, manifest.latent.tokens, manifest.latent.dim)
         past = manifest.history - 1
         if (
@@ -75,13 +86,7 @@ class FutureSampler:
                 f"history {history.shape} and actions {actions.shape} do not fit the model or are "
                 f"not finite: the core says {status.name}"
             )
-        drawn = latents[0, 1:]
-        return Futures(
-            latents=drawn,
-            mean=latents[0, 0],
-            aleatoric=drawn.var(axis=0, ddof=1).mean(axis=(1, 2)),
-            epistemic=epistemic[0],
-        )
+        return Futures.of(latents[0, 1:], latents[0, 0], epistemic[0])
 
     def _reserve(
         self, engine: RolloutEngine, horizon: int, rows: int
@@ -101,3 +106,135 @@ class FutureSampler:
                 )
                 self._noise = (horizon, rows, noise)
             return engine.core(1, self._noise[0], self._noise[1]), self._noise[2]
+
+
+class NativeSampler:
+    """Draws the z of a model that was trained with one, through its predictor graph.
+
+    variable: whose mean heads tell the epistemic part; without it that part is 0.
+    Raises InputError when the model has no z.
+    """
+
+    def __init__(self, model: WorldModel, variable: LatentVariable | None = None) -> None:
+        if not model.z_dim:
+            raise InputError(
+                f"{model.bundle.path} has no latent variable of its own (noise in its manifest); "
+                "sample the fitted one instead"
+            )
+        self._model, self._variable = model, variable
+
+    def sample(
+        self,
+        history: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        samples: int,
+        seed: int = 0,
+    ) -> Futures:
+        """Sample futures, as `Sampler.sample`.
+
+        Each number of z is shifted and scaled to mean 0 and variance 1 over the samples, as the
+        fitted latent variable does; z = 0 gives the mean.
+        """
+        steps, width = self._model.manifest.history, self._model.z_dim
+        older = max(0, len(history) - steps)
+        history, actions = history[older:], actions[older:]
+        horizon = len(actions) - steps + 1
+        if samples < 2 or len(history) != steps or horizon < 1:
+            raise InputError(
+                f"got {samples} samples, history {history.shape} and actions {actions.shape}; "
+                f"expected 2 or more samples, {steps} latents, {steps - 1} past blocks plus one or "
+                "more future ones"
+            )
+        rows = samples + 1  # row 0 is the mean prediction
+        window = np.repeat(history[None].astype(np.float32), rows, axis=0)
+        latents = np.empty((rows, horizon, *history.shape[1:]), np.float32)
+        epistemic = np.zeros(horizon, np.float32)
+        for step in range(horizon):
+            z = np.zeros((rows, width), np.float32)
+            drawn = _core.standard_normal(seed, step, samples * width).reshape(samples, width)
+            z[1:] = (drawn - drawn.mean(axis=0)) / drawn.std(axis=0, ddof=1)
+            taken = actions[step : step + steps].astype(np.float32)
+            repeated = np.repeat(taken[None], rows, axis=0)
+            latents[:, step] = self._model.predict(window, repeated, z)
+            if self._variable is not None:
+                transition = Transitions(
+                    previous=window[:1, -1],
+                    predicted=latents[:1, step],
+                    action=taken[None, -1],
+                    step=np.array([step + 1]),
+                )
+                epistemic[step] = self._variable.disagreement(transition)[0]
+            window = np.concatenate([window[:, 1:], latents[:, None, step]], axis=1)
+        return Futures.of(latents[1:], latents[0], epistemic)
+
+
+class CalibratedSampler:
+    """Any sampler, with `Futures.spread` and `Futures.bound` calibrated per horizon.
+
+    Older latents than the model's history, RECENT at best, sharpen the spread; without them it
+    rests on the sampler's variance alone.
+    """
+
+    def __init__(
+        self, model: Predictor, sampler: Sampler, calibration: SpreadCalibration, history: int
+    ) -> None:
+        """history: T, latents that the model predicts from."""
+        self._model, self._sampler = model, sampler
+        self._calibration, self._history = calibration, history
+
+    def sample(
+        self,
+        history: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        samples: int,
+        seed: int = 0,
+    ) -> Futures:
+        """Sample futures, as `Sampler.sample`; the sampler itself sees the newest T latents."""
+        older = len(history) - self._history
+        if older < 0 or history.ndim != 3 or actions.ndim != 2:
+            raise InputError(
+                f"got history {history.shape} and actions {actions.shape}, expected "
+                f"({self._history} or more, N, D) and (one per latent but the newest, plus H, A)"
+            )
+        futures = self._sampler.sample(history[older:], actions[older:], samples, seed)
+        recent = None
+        if older and self._calibration.recency > 0.0:
+            recent = recent_energy(self._model, history[None], actions[None], self._history)
+        variance = futures.aleatoric.astype(np.float64) + futures.epistemic
+        spread = self._calibration.spread(variance, None if recent is None else recent[0])
+        return replace(futures, spread=spread, bound=self._calibration.bound(spread))
+
+
+def make_sampler(model: WorldModel, variable: LatentVariable) -> Sampler:
+    """Return the model's own z where it has one, else the fitted latent variable.
+
+    Calibrated if the variable is: its calibration was fitted on this very sampler.
+    """
+    sampler: Sampler = FutureSampler(model, variable)
+    if model.z_dim:
+        sampler = NativeSampler(model, variable)
+    if variable.calibration is None:
+        return sampler
+    return CalibratedSampler(model, sampler, variable.calibration, model.manifest.history)
+
+
+def recent_energy(
+    model: Predictor,
+    history: NDArray[np.float32],
+    actions: NDArray[np.float32],
+    steps: int,
+) -> NDArray[np.float64]:
+    """Mean squared innovation of the newest latents, the newest weighing most: (B,) float64.
+
+    history: (B, T + R, N, D), R of 1 or more; at most RECENT are used. actions: (B, T + R - 1 or
+    more, A), raw units, the first ones lie between the latents. steps: T. Per latent number.
+    """
+    batch, length = history.shape[:2]
+    count = min(length - steps, RECENT)
+    ends = [length - 1 - k for k in range(count)]  # the latents that were predicted
+    windows = np.concatenate([history[:, end - steps : end] for end in ends])
+    taken = np.concatenate([actions[:, end - steps : end] for end in ends])
+    predicted = model.predict(np.ascontiguousarray(windows), np.ascontiguousarray(taken))
+    observed = np.concatenate([history[:, end] for end in ends])
+    squared = np.mean((observed.astype(np.float64) - predicted) ** 2, axis=(1, 2))
+    return recent_mean(squared.reshape(count, batch))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from jepa_edge import _core
 from jepa_edge.errors import InputError
 from jepa_edge.mlp import MLP, require
+from jepa_edge.spread import SpreadCalibration
 
 _LOG_LIMIT = 3.0
 """The head may move a log variance this far from its average over the fitting data."""
@@ -53,15 +54,63 @@ class Futures:
     """S sampled futures of one history.
 
     latents: (S, H, N, D) float32. mean: (H, N, D) float32, the model's own prediction, z = 0.
-    aleatoric: (H,) float32, variance over the samples. epistemic: (H,) float32, variance over the
-    mean heads. Both are averages over the N x D numbers of a latent, in squared latent units; by
-    the law of total variance their sum is the variance of the latent to come.
+    aleatoric: (H,) float32, variance over the samples of z. epistemic: (H,) float32, variance over
+    the mean heads, or over dropout masks. Both are averages over the N x D numbers of a latent, in
+    squared latent units; by the law of total variance their sum is the variance of the latent to
+    come. spread: (H,) float32, the error to expect of `mean`, root mean square per latent number;
+    calibrated per horizon by `CalibratedSampler`, else the root of that sum. bound: (H,) float32,
+    which the realized error exceeds with probability alpha or less; None without a calibration.
     """
 
     latents: NDArray[np.float32]
     mean: NDArray[np.float32]
     aleatoric: NDArray[np.float32]
     epistemic: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    bound: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        latents: NDArray[np.float32],
+        mean: NDArray[np.float32],
+        epistemic: NDArray[np.float32] | None = None,
+    ) -> Futures:
+        """Put samples (S, H, N, D) and their center (H, N, D) together; the samples vary by z.
+
+        epistemic: (H,), None for 0: nothing is known of the model's own ignorance.
+        """
+        aleatoric = latents.var(axis=0, ddof=1).mean(axis=(1, 2))
+        if epistemic is None:
+            epistemic = np.zeros_like(aleatoric)
+        return cls(
+            latents=latents,
+            mean=mean,
+            aleatoric=aleatoric,
+            epistemic=epistemic,
+            spread=np.sqrt(aleatoric + epistemic),
+        )
+
+
+class Sampler(Protocol):
+    """Draws futures of one history: a fitted latent variable, a model's own z, dropout masks."""
+
+    def sample(
+        self,
+        history: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        samples: int,
+        seed: int = 0,
+    ) -> Futures:
+        """Sample S futures.
+
+        history: (T, N, D) float32, oldest first, T the model's history or more; older latents say
+        how well the model did of late, and who does not ask that ignores them. actions:
+        (T - 1 + H, A) float32, raw units: the T - 1 between the history's latents, then H future
+        ones. samples: S, at least 2. seed: the same seed gives the same random numbers whatever
+        the history and actions are.
+        Raises InputError on any other shape or fewer than 2 samples.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +122,7 @@ class LatentVariable:
     scale_head: outputs (B, D + R), log variances relative to base. mean_heads: outputs (K, B, D),
     the innovation's mean in units of base. gain: (H,) float32, amplitude of the noise that is
     added at each step of a sampled rollout, so that its spread grows as the realized error does.
+    calibration: of the spread that is published, per horizon; None before it was fitted.
     """
 
     base: NDArray[np.float32]
@@ -80,6 +130,7 @@ class LatentVariable:
     scale_head: MLP
     mean_heads: MLP
     gain: NDArray[np.float32]
+    calibration: SpreadCalibration | None = None
 
     @property
     def horizon(self) -> int:
@@ -122,13 +173,23 @@ class LatentVariable:
         observed: (B, N, D) float32, r = observed - predicted.
         Source: normalized innovation squared, Bar-Shalom et al. 2001, section 5.4.
         """
+        return self.energy_and_spread(transitions, observed)[0]
+
+    def energy_and_spread(
+        self, transitions: Transitions, observed: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return `energy` and `spread`, (B,) each, at the price of one."""
         batch, tokens = observed.shape[:2]
         variance, factor = self.gaussian(transitions)
         residual = _rows(observed - transitions.predicted)
         energy = _core.innovation_energy(
             np.ascontiguousarray(variance), np.ascontiguousarray(factor), residual
         )
-        return np.asarray(energy.reshape(batch, tokens).mean(axis=1), np.float32)
+        total = variance.mean(axis=1) + np.einsum("bdr,bdr->b", factor, factor) / factor.shape[1]
+        return (
+            np.asarray(energy.reshape(batch, tokens).mean(axis=1), np.float32),
+            np.asarray(total.reshape(batch, tokens).mean(axis=1), np.float32),
+        )
 
     def spread(self, transitions: Transitions) -> NDArray[np.float32]:
         """Mean predicted variance per latent number, trace(Sigma) / D: (B,) float32."""
@@ -161,12 +222,7 @@ class LatentVariable:
         Raises InputError on any other shape or fewer than 2 samples.
         """
         latents, mean, epistemic = self.rollouts(model, history[None], actions[None], samples, seed)
-        return Futures(
-            latents=latents[0],
-            mean=mean[0],
-            aleatoric=latents[0].var(axis=0, ddof=1).mean(axis=(1, 2)),
-            epistemic=epistemic[0],
-        )
+        return Futures.of(latents[0], mean[0], epistemic[0])
 
     def rollouts(
         self,
@@ -258,6 +314,8 @@ class LatentVariable:
         inputs = 2 * dim + action + horizon
         self.scale_head.check("scale_head", inputs, dim + rank)
         self.mean_heads.check("mean_heads", inputs, dim, members)
+        if self.calibration is not None:
+            self.calibration.check()
 
     def _index(self, step: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.minimum(step, self.horizon) - 1
@@ -270,6 +328,7 @@ class LatentVariable:
             "gain": self.gain,
             **self.scale_head.to_arrays("scale_head"),
             **self.mean_heads.to_arrays("mean_heads"),
+            **({} if self.calibration is None else self.calibration.to_arrays()),
         }
 
     @classmethod
@@ -281,6 +340,7 @@ class LatentVariable:
             gain=arrays["gain"],
             scale_head=MLP.from_arrays(arrays, "scale_head"),
             mean_heads=MLP.from_arrays(arrays, "mean_heads"),
+            calibration=SpreadCalibration.from_arrays(arrays),
         )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from jepa_edge.arming import disarmed_reason
 from jepa_edge.calibration_file import Calibration, ChannelScale, read_calibration
 from jepa_edge.channels import (
     BASE_CHANNELS,
     CHANNELS,
+    LAGS,
     LONG,
     Observer,
     Standardization,
@@ -24,12 +27,15 @@ from jepa_edge.channels import (
     episode_steps,
     first_step,
 )
+from jepa_edge.drift import DriftMonitor
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.flags import Level, Reason
-from jepa_edge.futures import FutureSampler
-from jepa_edge.latent_variable import Futures, LatentVariable
+from jepa_edge.futures import make_sampler
+from jepa_edge.latent_variable import Futures, LatentVariable, Sampler
 from jepa_edge.manifest import heads_name
 from jepa_edge.world_model import WorldModel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +72,28 @@ class ChannelScores:
 class Monitor:
     """Streams through one episode at a time; `reset` between episodes.
 
-    `update` costs one predictor call with a batch of at most LONG.
+    `update` costs one predictor call with a batch of at most LONG. disarmed_reason: why the
+    verdicts must not be acted on; empty when they may be.
     """
 
     def __init__(self, model: WorldModel, observer: Observer, calibration: Calibration) -> None:
         self.model = model
         self.observer = observer
         self.calibration = calibration
+        self.disarmed_reason = ""
         self.standardization = standardization(calibration.channels)
         self._history = model.manifest.history
-        self._sampler: FutureSampler | None = None
+        self.drift = DriftMonitor(calibration.drift)
+        self._sampler: Sampler | None = None
         self.reset()
 
     @classmethod
-    def load(cls, model: WorldModel) -> Monitor:
+    def load(cls, model: WorldModel, *, state: Path | None = None) -> Monitor:
         """Read the calibration of the model's own variant from its bundle.
 
+        Under another runtime, or on another kind of machine, than it was calibrated on, the monitor
+        is not armed unless `jepa-edge selftest` passed here. state: where its record lies; None for
+        the user's state directory.
         Raises CalibrationError when there is none, it was made for other graphs, or its numbers
         do not fit the model's latents and actions.
         """
@@ -107,7 +119,11 @@ class Monitor:
                 f"{model.bundle.path}: calibrated for {numbers} numbers per action, the model "
                 f"takes {manifest.action.dim}; run `jepa-edge calibrate` again"
             )
-        return cls(model, observer, calibration)
+        monitor = cls(model, observer, calibration)
+        monitor.disarmed_reason = disarmed_reason(model, calibration.binding, state)
+        if not monitor.armed:
+            logger.info("not armed: %s", monitor.disarmed_reason)
+        return monitor
 
     @property
     def latent_variable(self) -> LatentVariable:
@@ -119,12 +135,23 @@ class Monitor:
         """Latents seen since the last reset."""
         return self._seen
 
+    @property
+    def armed(self) -> bool:
+        """Whether the verdicts may be acted on; `disarmed_reason` says why not."""
+        return not self.disarmed_reason
+
+    @property
+    def drift_alarmed(self) -> bool:
+        """Whether the scores have drifted away from the calibration's over many episodes."""
+        return self.drift.alarmed
+
     def reset(self) -> None:
-        """Forget the episode so far."""
+        """Forget the episode so far; what is known of drift stays."""
         self._seen = 0
+        self.drift.start_episode()
         self._means: NDArray[np.float64] | None = None
         self._latents: deque[NDArray[np.float32]] = deque(maxlen=first_step(self._history))
-        self._actions: deque[NDArray[np.float32]] = deque(maxlen=self._history)
+        self._actions: deque[NDArray[np.float32]] = deque(maxlen=first_step(self._history))
         # In-flight rollouts, youngest first; each is the model's window of latents so far.
         self._windows: list[NDArray[np.float32]] = []
 
@@ -154,7 +181,8 @@ class Monitor:
         fresh = np.stack(recent[-self._history :])
         windows = np.stack([fresh, *self._windows][:LONG])
         actions = np.stack(list(self._actions))
-        taken = np.ascontiguousarray(np.broadcast_to(actions, (len(windows), *actions.shape)))
+        newest = actions[-self._history :]
+        taken = np.ascontiguousarray(np.broadcast_to(newest, (len(windows), *newest.shape)))
         predicted = self.model.predict(windows, taken)
         self._windows = list(np.concatenate([windows[:, 1:], predicted[:, None]], axis=1))
         if len(recent) < first_step(self._history):
@@ -163,7 +191,7 @@ class Monitor:
             before=recent[-2][None],
             previous=recent[-1][None],
             observed=latent[None],
-            action=actions[-1:],
+            actions=actions[None, : -2 - LAGS : -1],
             predicted=predicted[:1],
             long_previous=windows[-1:, -1],
             long_predicted=predicted[-1:],
@@ -172,7 +200,9 @@ class Monitor:
         measured = self.observer.measure(steps)
         values = channels(measured, self.standardization.center, self._means)
         self._means = values[0, len(BASE_CHANNELS) :]
-        return self.scores(values[0])
+        scores = self.scores(values[0])
+        self.drift.add_step(scores.score)
+        return scores
 
     def scores(self, values: NDArray[np.float64]) -> ChannelScores:
         """Turn channel values (C,) into scores, a level and reasons."""
@@ -219,10 +249,10 @@ class Monitor:
         samples: int = 32,
         seed: int = 0,
     ) -> Futures:
-        """Sample futures of the model; arguments as for `LatentVariable.rollout`."""
+        """Sample futures of the model; arguments as of `Sampler.sample`."""
         if self._sampler is None:
-            self._sampler = FutureSampler(self.model, self.latent_variable)
-        return self._sampler(history, actions, samples, seed)
+            self._sampler = make_sampler(self.model, self.latent_variable)
+        return self._sampler.sample(history, actions, samples, seed)
 
     def _checked(
         self, latent: NDArray[np.float32], action: NDArray[np.float32] | None

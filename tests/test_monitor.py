@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from jepa_edge.binding import current_binding
 from jepa_edge.bundle import Bundle, seal, staged_bundle
 from jepa_edge.calibration_file import (
     Calibration,
@@ -23,6 +24,8 @@ from jepa_edge.calibration_file import (
     Thresholds,
 )
 from jepa_edge.channels import CHANNELS, LONG, Observer, Whitener, first_step
+from jepa_edge.density import FLOW_STEPS, Flow
+from jepa_edge.drift import DriftReference
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.flags import Level, Reason
 from jepa_edge.latent_variable import LatentVariable
@@ -68,7 +71,11 @@ def make_observer(seed: int = 0) -> Observer:
     )
     return Observer(
         latent_variable=variable,
-        latent=whitener(rng, D),
+        familiarity=Flow(
+            center=np.zeros(D, np.float32),
+            scale=np.full(D, 2.0, np.float32),
+            velocity=head(rng, D + 2, 9, D),
+        ),
         motion=whitener(rng, D),
         inverse=head(rng, 3 * D, 8, A),
         action_mean=np.full(A, 256.0, np.float32),
@@ -81,7 +88,7 @@ def make_calibration(bundle: Bundle, heads: bytes) -> Calibration:
     """A calibration of the right shape, bound to the bundle's fp32 variant."""
     return Calibration(
         variant="fp32",
-        variant_sha256=bundle.manifest.variant_sha256("fp32"),
+        binding=current_binding(WorldModel.load(bundle, "fp32")),
         heads_sha256=hashlib.sha256(heads).hexdigest(),
         alpha=0.1,
         seed=0,
@@ -99,6 +106,15 @@ def make_calibration(bundle: Bundle, heads: bytes) -> Calibration:
             nominal=(*(0.05 * k for k in range(1, 18)), 1.0, 2.0),
         ),
         radii=(Radius(alpha=0.1, energies=(1.0, 2.0)),),
+        groups=None,
+        drift=DriftReference(
+            nominal=tuple(0.001 * k for k in range(200)),
+            block_steps=4,
+            alpha=0.05,
+            seed=0,
+            capacity=1000,
+        ),
+        risk=None,
         domain=Domain(
             rate_hz=5.0, steps_min=14, steps_max=14, action_low=(0.0,) * A, action_high=(512.0,) * A
         ),
@@ -149,8 +165,8 @@ def test_streaming_gives_what_the_batch_gives(monitor: Monitor) -> None:
     assert np.isnan(expected[:first]).all()
     absent = np.isneginf(expected)
     names = [CHANNELS[c].name for c in np.flatnonzero(absent.any(axis=0))]
-    assert names == ["innovation_long"]
-    assert absent[first : first + LONG - 1, 1].all()
+    assert names == ["innovation_long", "spread"]
+    assert absent[first : first + LONG - 1, [1, 6]].all()
     assert not absent[first + LONG - 1 :].any()
 
 
@@ -188,6 +204,65 @@ def test_energies_follow_their_formulas(monitor: Monitor) -> None:
     residual = (latents[3, 0] - predicted).astype(np.float64)
     energy = residual @ np.linalg.solve(covariance, residual) / D
     assert by_name["innovation"] == pytest.approx(np.log(energy), rel=1e-4)
+
+
+def test_delay_compares_the_command_with_those_before_it(monitor: Monitor) -> None:
+    latents, actions = episode()
+    scores = None
+    for index, latent in enumerate(latents[:4]):
+        scores = monitor.update(latent, actions[index - 1] if index else None)
+    assert scores is not None
+    by_name = dict(zip((c.name for c in CHANNELS), scores.values, strict=True))
+    observer = monitor.observer
+    first, second, third = (latents[t, 0].astype(np.float64) for t in (1, 2, 3))
+    inputs = np.concatenate([second, third - second, second - first]).astype(np.float32)
+    told = observer.inverse(inputs[None])[0].astype(np.float64)
+
+    def energy(action: NDArray[np.float32]) -> float:
+        error = (action.astype(np.float64) - 256.0) / 100.0 - told
+        return float(np.mean((error @ observer.action_whiten.whiten.astype(np.float64)) ** 2))
+
+    now, late = energy(actions[2]), min(energy(actions[1]), energy(actions[0]))
+    assert by_name["action"] == pytest.approx(np.log(now), rel=1e-4)
+    assert by_name["delay"] == pytest.approx(np.log((now + 0.05) / (late + 0.05)), rel=1e-4)
+
+
+def test_familiarity_is_the_norm_of_the_noise_behind_the_latent(monitor: Monitor) -> None:
+    latents, actions = episode()
+    scores = None
+    for index, latent in enumerate(latents[:4]):
+        scores = monitor.update(latent, actions[index - 1] if index else None)
+    assert scores is not None
+    by_name = dict(zip((c.name for c in CHANNELS), scores.values, strict=True))
+    flow = monitor.observer.familiarity
+    assert isinstance(flow, Flow)
+    weights = [w.astype(np.float64) for w in flow.velocity.weights]
+    biases = [b.astype(np.float64) for b in flow.velocity.biases]
+
+    def velocity(state: NDArray[np.float64], time: float) -> NDArray[np.float64]:
+        inputs = np.clip(np.array([*state, time, time**2]) / 3.0, -6.0, 6.0)
+        return np.maximum(inputs @ weights[0] + biases[0], 0.0) @ weights[1] + biases[1]
+
+    state = latents[3, 0].astype(np.float64) / 2.0
+    for step in range(FLOW_STEPS, 0, -1):
+        middle = state - velocity(state, step / FLOW_STEPS) / (2 * FLOW_STEPS)
+        state = state - velocity(middle, (step - 0.5) / FLOW_STEPS) / FLOW_STEPS
+    assert by_name["familiarity"] == pytest.approx(np.log(np.mean(state**2)), rel=1e-4)
+
+
+def test_drift_is_betted_on_block_by_block_and_outlives_a_reset(monitor: Monitor) -> None:
+    assert not monitor.drift_alarmed
+    blocks = 0
+    for seed in range(40):  # random latents score far above the reference's blocks
+        stream(monitor, *episode(seed=seed))
+        monitor.reset()
+        blocks += 1  # the first steps of every episode
+        if monitor.drift_alarmed:
+            break
+        assert monitor.drift.blocks == blocks
+    assert monitor.drift_alarmed
+    monitor.drift.reset()
+    assert not monitor.drift_alarmed
 
 
 def test_scores_become_levels_reasons_and_p_values(monitor: Monitor) -> None:
@@ -275,9 +350,10 @@ def test_a_missing_calibration_is_refused(linear_bundle: Path) -> None:
 def test_a_calibration_of_other_graphs_is_refused(linear_bundle: Path) -> None:
     heads = save(make_observer().to_arrays())
     calibration = make_calibration(Bundle.open(linear_bundle), heads)
-    foreign = msgspec.structs.replace(calibration, variant_sha256="ab" * 32)
+    other = msgspec.structs.replace(calibration.binding, engine_sha256="ab" * 32)
+    foreign = msgspec.structs.replace(calibration, binding=other)
     install(linear_bundle, foreign, heads)
-    with pytest.raises(CalibrationError, match=r"abababababab, expected 'fp32' .*calibrate"):
+    with pytest.raises(CalibrationError, match=r"calibrated were abababababab .*calibrate"):
         Monitor.load(WorldModel.load(linear_bundle))
 
 
@@ -325,7 +401,9 @@ def test_an_uncalibrated_radius_is_refused(monitor: Monitor) -> None:
         ("base", np.float32(1.0), "0 steps, rank 2"),
         ("factor", np.ones((D, 0), np.float32), "rank 0"),
         ("factor", np.ones((D + 1, R), np.float32), r"expected float32 with \(6, 2\)"),
-        ("latent.mean", np.zeros(D + 1, np.float32), r"latent.mean .* expected float32 with \(6,"),
+        ("familiarity.center", np.zeros(D + 1, np.float32), r"familiarity.center .* with \(6,"),
+        ("familiarity.scale", np.zeros(D, np.float32), "familiarity.scale holds .* not positive"),
+        ("familiarity.velocity.0.weight", np.zeros((D, 9), np.float32), "velocity.0.weight"),
         ("motion.whiten", np.zeros((D, 1), np.float32), "motion.whiten"),
         ("inverse.center", np.zeros(3, np.float32), r"inverse.center .* expected .*\(18,\)"),
         ("inverse.1.bias", np.zeros(A + 1, np.float32), "inverse.1.bias"),
@@ -375,7 +453,7 @@ def test_a_calibration_for_other_actions_is_refused(linear_bundle: Path) -> None
 @pytest.mark.parametrize(
     ("path", "value", "match"),
     [
-        ("schema_version", 99, "schema_version is 99, this jepa-edge reads 1"),
+        ("schema_version", 99, "schema_version is 99, this jepa-edge reads 2"),
         ("thresholds.nominal", [], "nominal holds 0 scores"),
         ("thresholds.nominal", [2.0, 1.0], "expected one or more, ascending"),
         ("thresholds.reject", 0.5, "reject is 0.5, expected caution 1 or more"),
@@ -388,6 +466,8 @@ def test_a_calibration_for_other_actions_is_refused(linear_bundle: Path) -> None
         ("radii.0.energies", [-1.0, 2.0], "none negative"),
         ("radii.1.energies", [1.0], r"radii has \[2, 1\] steps per alpha"),
         ("domain.steps_min", 15, "15 to 14 steps"),
+        ("drift.nominal", [1.0, 0.5], "not ascending"),
+        ("drift.alpha", 0.0, "drift.alpha"),
         ("domain.rate_hz", 0.0, "0 Hz"),
         ("domain.action_low", [], "action_low has 0 numbers and action_high 4"),
     ],

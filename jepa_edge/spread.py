@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the variance of sampled futures to the error to expect, per horizon. For any sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_edge.mlp import require
+
+RECENT = 3
+"""Latents beyond the model's history that tell how well it has predicted of late."""
+
+_FADING = 0.5
+"""Weight of each innovation, as a share of the next newer one's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpreadCalibration:
+    """What makes a sampler's spread equal to realized error on held-out runs.
+
+    scale: (H,) float32, factor on the sampler's variance. growth: (H,) float32, expected squared
+    error at each step over the squared innovation of late. recency: share of the expected squared
+    error that follows the innovations of late, in [0, 1]. radius: (H,) float32, the realized error
+    stays below radius x spread with probability 1 - alpha; None before it was conformalized.
+    alpha: 0 without a radius. Horizons beyond H take the last numbers.
+    """
+
+    scale: NDArray[np.float32]
+    growth: NDArray[np.float32]
+    recency: float
+    radius: NDArray[np.float32] | None = None
+    alpha: float = 0.0
+
+    def spread(
+        self, variance: NDArray[np.floating], recent: NDArray[np.floating] | float | None
+    ) -> NDArray[np.float32]:
+        """Root mean square error per latent number to expect: (..., H) float32.
+
+        variance: (..., H), aleatoric plus epistemic, squared latent units. recent: (...), squared
+        innovation of late (`recent_energy` in futures.py); None or NaN where nothing is known.
+        Both terms have the right mean on nominal runs, so that recency moves no average. The second
+        is what tells a shifted world, which the heads never saw.
+        Source: Mehra 1970, adaptive filtering by the innovations; blended, not estimated.
+        """
+        variance = np.asarray(variance, np.float64)
+        conditional = variance * self._at(self.scale, variance.shape[-1])
+        if recent is None:
+            return np.asarray(np.sqrt(conditional), np.float32)
+        local = np.asarray(recent, np.float64)[..., None] * self._at(
+            self.growth, variance.shape[-1]
+        )
+        blended = (1.0 - self.recency) * conditional + self.recency * local
+        return np.asarray(np.sqrt(np.where(np.isfinite(local), blended, conditional)), np.float32)
+
+    def bound(self, spread: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Conformal bound on the realized error: (..., H) float32, None before `radius` is set."""
+        if self.radius is None:
+            return None
+        return np.asarray(spread * self._at(self.radius, spread.shape[-1]), np.float32)
+
+    def _at(self, values: NDArray[np.float32], horizon: int) -> NDArray[np.float64]:
+        chosen = values[np.minimum(np.arange(horizon), len(values) - 1)]
+        return np.asarray(chosen, np.float64)
+
+    def check(self) -> None:
+        """Raise ValueError unless the numbers are positive, finite and of one length."""
+        steps = self.scale.shape
+        require("spread.scale", self.scale, (max(1, len(self.scale)),), positive=True)
+        require("spread.growth", self.growth, steps, positive=True)
+        if not 0.0 <= self.recency <= 1.0:
+            raise ValueError(f"spread.recency is {self.recency}, expected 0 to 1")
+        if self.radius is not None:
+            require("spread.radius", self.radius, steps, positive=True)
+            if not 0.0 < self.alpha < 1.0:
+                raise ValueError(f"spread.alpha is {self.alpha}, expected a number between 0 and 1")
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Name every array for storage."""
+        arrays = {
+            "spread.scale": self.scale,
+            "spread.growth": self.growth,
+            "spread.recency": np.array([self.recency], np.float32),
+        }
+        if self.radius is not None:
+            arrays["spread.radius"] = self.radius
+            arrays["spread.alpha"] = np.array([self.alpha], np.float32)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> SpreadCalibration | None:
+        """Read back what `to_arrays` named; None where there is none.
+
+        Raises KeyError when only a part of it is there.
+        """
+        if not any(name.startswith("spread.") for name in arrays):
+            return None
+        radius = arrays.get("spread.radius")
+        return cls(
+            scale=arrays["spread.scale"],
+            growth=arrays["spread.growth"],
+            recency=float(arrays["spread.recency"].reshape(-1)[0]),
+            radius=radius,
+            alpha=0.0 if radius is None else float(arrays["spread.alpha"].reshape(-1)[0]),
+        )
+
+
+def recent_mean(squared: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average squared innovations (R, B), newest first, with fading weights: (B,)."""
+    weights = _FADING ** np.arange(len(squared))
+    return np.asarray(weights @ squared / weights.sum(), np.float64)

@@ -2,25 +2,33 @@
 """Bench side: recorded runs in, latent variable, thresholds and report out. Needs torch, scipy."""
 
 from jepa_edge.calibration.calibrate import calibrate_bundle, calibrate_model
-from jepa_edge.calibration.evaluate import evaluate_faults
+from jepa_edge.calibration.evaluation import (
+    EvaluateOptions,
+    EvaluationReport,
+    FaultReport,
+    evaluate,
+    evaluate_faults,
+)
 from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.calibration.records import (
     CalibrationReport,
-    FaultReport,
     SpreadReport,
     VariantReport,
 )
-from jepa_edge.calibration.spread import Sampler, evaluate_spread
+from jepa_edge.calibration.spread import compare_spreads, evaluate_spread
 
 __all__ = [
     "CalibrateOptions",
     "CalibrationReport",
+    "EvaluateOptions",
+    "EvaluationReport",
     "FaultReport",
-    "Sampler",
     "SpreadReport",
     "VariantReport",
     "calibrate_bundle",
     "calibrate_model",
+    "compare_spreads",
+    "evaluate",
     "evaluate_faults",
     "evaluate_spread",
 ]

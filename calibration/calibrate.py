@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from jepa_edge.binding import current_binding
 from jepa_edge.bundle import Bundle, seal, staged_bundle
 from jepa_edge.calibration.bound_risk import bound_risk
+from jepa_edge.calibration.cache import LatentCache
 from jepa_edge.calibration.coverage import (
     measure_coverage,
     measure_group_coverage,
@@ -32,12 +33,17 @@ from jepa_edge.calibration.dataset import (
     Windows,
     check_lengths,
     data_sha256,
-    encode_recording,
     gather_windows,
     roll_episodes,
     split_episodes,
 )
-from jepa_edge.calibration.fit import action_use, fit_latent_variable, fit_observer
+from jepa_edge.calibration.fit import (
+    DEAF,
+    action_use,
+    conformalize_variable,
+    fit_latent_variable,
+    fit_observer,
+)
 from jepa_edge.calibration.fit_spread import lengthen
 from jepa_edge.calibration.mondrian import fit_edges, fit_group_radii, window_sizes
 from jepa_edge.calibration.options import CalibrateOptions
@@ -81,8 +87,6 @@ from jepa_edge.world_model import WorldModel
 ALL = "all"
 _SPREAD_WINDOWS = 4
 """Windows per held-out episode in the spread report."""
-_DEAF = 1.3
-"""Below this error ratio of shuffled to commanded actions, actuator faults will hardly show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +153,7 @@ def calibrate_model(
             check_fits(given, spec.observation, spec.action)
     splits = _splits(recording, options)
     check_lengths(recording, spec.history, options.fitted_horizon)
-    encoded = encode_recording(model, recording, progress, f"encode ({model.variant})")
+    encoded = LatentCache(directory=options.cache).encoded(model, recording, progress)
     clock.lap("encode")
     rolled = roll_episodes(model, encoded, spec.history, options.fitted_horizon, progress)
     data = {name: _Split.of(encoded, rolled, rows, spec.history) for name, rows in splits.items()}
@@ -157,6 +161,7 @@ def calibrate_model(
     variable = fit_latent_variable(
         model, data["fit"].windows, data["standardize"].windows, options, progress
     )
+    variable = conformalize_variable(model, variable, data["conformal"].windows, options, progress)
     observer = fit_observer(variable, data["fit"].episodes, options, progress)
     clock.lap("fit")
     heads = save(observer.to_arrays())
@@ -357,7 +362,7 @@ def _domain(episodes: Sequence[EncodedEpisode], recording: Recording) -> Domain:
 
 def _warnings(use: ActionUse, coverage: Sequence[Coverage]) -> tuple[str, ...]:
     warnings = []
-    if use.ratio < _DEAF:
+    if use.ratio < DEAF:
         warnings.append(
             f"the model hardly listens to its actions: {LONG}-step error with shuffled actions is "
             f"{use.ratio:.2f} x that with the commanded ones (1.5 or more is wanted); actuator "

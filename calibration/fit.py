@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge.calibration.dataset import EncodedEpisode, Windows
+from jepa_edge.calibration.fit_density import fit_flow
 from jepa_edge.calibration.fit_heads import (
     fit_gain,
     fit_inverse,
@@ -15,16 +18,36 @@ from jepa_edge.calibration.fit_heads import (
     pooled_motion,
 )
 from jepa_edge.calibration.fit_scale import fit_scale_head, residual_base, training_rows
+from jepa_edge.calibration.fit_spread import (
+    conformalize_spread,
+    fit_spread,
+    lengthen,
+    recent_of,
+    sampled_variance,
+)
 from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.calibration.spread import pick_windows
-from jepa_edge.channels import Observer, inverse_features
+from jepa_edge.channels import Observer, Whitener, inverse_features
+from jepa_edge.density import Flow
+from jepa_edge.futures import NativeSampler, make_sampler
 from jepa_edge.latent_variable import LatentVariable, Predictor
 from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
 from jepa_edge.rollout import roll
+from jepa_edge.spread import SpreadCalibration
+from jepa_edge.world_model import WorldModel
+
+_FLOW_ROWS_PER_NUMBER = 20
+"""Fewer latents than this per dimension do not carry a flow."""
+
+DEAF = 1.3
+"""Below this error ratio of shuffled to commanded actions, actuator faults will hardly show."""
 
 _GAIN_WINDOWS = 512
 _GAIN_SAMPLES = 4
+_SPREAD_WINDOWS = 512
+_SPREAD_SAMPLES = 16
+_SPREAD_BATCH = 16
 
 
 def fit_latent_variable(
@@ -34,9 +57,10 @@ def fit_latent_variable(
     options: CalibrateOptions,
     progress: Progress,
 ) -> LatentVariable:
-    """Fit scale head and mean heads on windows, then the rollout's gain on gain_windows.
+    """Fit scale head and mean heads on windows, then gain and calibration on gain_windows.
 
-    gain_windows: from other episodes than windows, so that the gain corrects for overfitting.
+    gain_windows: from other episodes than windows, so that the gain corrects for overfitting. All
+    windows of an episode, in order: what the calibration says of recent innovations needs them.
     """
     rng = np.random.default_rng(options.seed)
     base = residual_base(windows)
@@ -54,13 +78,61 @@ def fit_latent_variable(
     chosen = pick_windows(gain_windows, _GAIN_WINDOWS, options.seed)
     chosen = chosen.take(np.sort(rng.permutation(len(chosen))[:_GAIN_WINDOWS]))
     gain = fit_gain(variable, model, chosen, _GAIN_SAMPLES, options.seed)
-    return LatentVariable(
-        base=base,
-        factor=factor,
-        scale_head=scale_head,
-        mean_heads=variable.mean_heads,
-        gain=gain,
+    variable = replace(variable, gain=gain)
+    return replace(variable, calibration=_calibration(variable, model, gain_windows, options, rng))
+
+
+def _calibration(
+    variable: LatentVariable,
+    model: Predictor,
+    windows: Windows,
+    options: CalibrateOptions,
+    rng: np.random.Generator,
+) -> SpreadCalibration:
+    """Calibrate the spread of the variable's rollouts, on windows with a recent past if any."""
+    recent = recent_of(windows)
+    rows = np.flatnonzero(np.isfinite(recent))
+    rows = rng.permutation(rows if len(rows) else len(windows))[:_SPREAD_WINDOWS]
+    part = windows.take(rows)
+    if isinstance(model, WorldModel) and model.z_dim:  # its own z is what will be sampled
+        native = NativeSampler(model, variable)
+        drawn = sampled_variance(native, part, _SPREAD_SAMPLES, options.seed)
+        return fit_spread(drawn, recent[rows], part)
+    variance = []
+    for start in range(0, len(part), _SPREAD_BATCH):  # patch latents of all at once fill no memory
+        few = part.take(np.arange(start, min(start + _SPREAD_BATCH, len(part))))
+        latents, _, epistemic = variable.rollouts(
+            model, few.history, few.actions, _SPREAD_SAMPLES, options.seed
+        )
+        aleatoric = latents.var(axis=1, ddof=1, dtype=np.float64).mean(axis=(2, 3))
+        variance.append(aleatoric + epistemic)
+    return fit_spread(np.concatenate(variance), recent[rows], part)
+
+
+def conformalize_variable(
+    model: WorldModel,
+    variable: LatentVariable,
+    windows: Windows,
+    options: CalibrateOptions,
+    progress: Progress,
+) -> LatentVariable:
+    """Give a fitted variable's spread its conformal radius per horizon.
+
+    windows: all of the conformal split's, in order; nothing was fitted on these episodes.
+    Raises CalibrationError when there are too few episodes for alpha.
+    """
+    if variable.calibration is None:
+        return variable
+    calibration = conformalize_spread(
+        make_sampler(model, variable),
+        variable.calibration,
+        lengthen(windows),
+        options.alpha,
+        samples=options.samples,
+        seed=options.seed,
+        progress=progress,
     )
+    return replace(variable, calibration=calibration)
 
 
 def fit_observer(
@@ -89,16 +161,26 @@ def fit_observer(
         progress,
     )
     rest = range(fitted, len(episodes))
-    pooled = np.concatenate([e.latents.mean(axis=1) for e in episodes])
     return Observer(
         latent_variable=variable,
-        latent=fit_whitener(pooled),
+        familiarity=fit_familiarity(episodes, options, progress),
         motion=fit_whitener(pooled_motion(episodes)),
         inverse=inverse,
         action_mean=mean.astype(np.float32),
         action_std=std.astype(np.float32),
         action_whiten=fit_whitener(np.concatenate([targets[k] - inverse(inputs[k]) for k in rest])),
     )
+
+
+def fit_familiarity(
+    episodes: list[EncodedEpisode], options: CalibrateOptions, progress: Progress
+) -> Flow | Whitener:
+    """Fit a flow to the token-mean latents; where they are few, mean and shrunk covariance."""
+    pooled = np.concatenate([e.latents.mean(axis=1) for e in episodes])
+    if len(pooled) < _FLOW_ROWS_PER_NUMBER * pooled.shape[1]:
+        return fit_whitener(pooled)
+    owner = np.concatenate([np.full(len(e.latents), k) for k, e in enumerate(episodes)])
+    return fit_flow(pooled, owner, options.density_hidden, options.seed, progress)
 
 
 def action_use(model: Predictor, windows: Windows, steps: int, seed: int) -> tuple[float, float]:

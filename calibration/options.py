@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from jepa_edge import _core
 from jepa_edge.channels import LONG
@@ -23,7 +24,8 @@ class CalibrateOptions:
     needs recorded losses. selftest_episodes: stored in the bundle, from the test split. seed: of
     splits, fits and samples. samples: futures drawn per history in the spread report. rank: columns
     of the covariance's low-rank part. members: mean heads. hidden: width of the heads.
-    density_hidden: width of the familiarity's flow. threads: of the inference backend.
+    density_hidden: width of the familiarity's flow. threads: of the inference backend. cache:
+    directory for encoded episodes, shared with `jepa-edge evaluate`; None stores none.
     Raises InputError when a number is out of range.
     """
 
@@ -42,6 +44,7 @@ class CalibrateOptions:
     hidden: int = 64
     density_hidden: int = 128
     threads: int = 1
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.alpha < 1.0:

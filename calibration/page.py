@@ -68,8 +68,11 @@ def _summary(report: VariantReport) -> Section:
     rows.append(
         [
             "slow drift",
-            f"blocks of {drift.block_steps} steps against {len(drift.nominal)} nominal ones; ever "
-            f"raised on a robot that stays nominal with probability at most {drift.alpha:g}",
+            (
+                f"blocks of {drift.block_steps} steps against {len(drift.nominal)} nominal ones; "
+                "ever raised on a robot that stays nominal with probability at most "
+                f"{drift.alpha:g}"
+            ),
         ]
     )
     if calibration.risk is not None:
@@ -77,10 +80,13 @@ def _summary(report: VariantReport) -> Section:
         rows.append(
             [
                 "your own loss",
-                f"at most {risk.max_risk:g} per episode with confidence {1.0 - risk.delta:g} if "
-                f"CAUTION stops the robot (Learn then Test, {risk.episodes} episodes, mean loss "
-                f"{risk.risk:.4f}, p = {risk.p_value:.2g}). The threshold was lowered for it: the "
-                "share of nominal episodes above CAUTION is then measured, not guaranteed",
+                (
+                    f"at most {risk.max_risk:g} per episode with confidence "
+                    f"{1.0 - risk.delta:g} if CAUTION stops the robot (Learn then Test, "
+                    f"{risk.episodes} episodes, mean loss {risk.risk:.4f}, "
+                    f"p = {risk.p_value:.2g}); "
+                    "the share of nominal episodes above is then measured, not guaranteed"
+                ),
             ]
         )
     return Section(

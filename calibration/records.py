@@ -46,6 +46,13 @@ class Coverage(_Record, frozen=True, kw_only=True):
     all_windows: float
 
 
+class GroupCoverage(_Record, frozen=True, kw_only=True):
+    """Coverage among the windows of one action group, counted from 0, the smallest actions."""
+
+    group: int
+    coverage: Coverage
+
+
 class Reliability(_Record, frozen=True, kw_only=True):
     """Nominal against held-out coverage for one horizon, all windows.
 
@@ -66,10 +73,21 @@ class Correlation(_Record, frozen=True, kw_only=True):
     high: float
 
 
-class SpreadReport(_Record, frozen=True, kw_only=True):
-    """Spread of sampled futures against realized error of the model's own prediction.
+class Ratio(_Record, frozen=True, kw_only=True):
+    """Realized over published, 1 if calibrated, with a 95 % bootstrap interval over episodes."""
 
-    spread, error: root mean square over latent numbers, means per horizon, latent units.
+    value: float
+    low: float
+    high: float
+
+
+class SpreadReport(_Record, frozen=True, kw_only=True):
+    """Published spread of sampled futures against realized error of the model's own prediction.
+
+    condition: which runs these are, such as "nominal" or a fault's name. spread, error: root mean
+    square over latent numbers, means per horizon, latent units. ratio: per horizon, root mean
+    square error over root mean square spread. bounded: share of windows per horizon whose error
+    stays below the sampler's conformal bound, empty where it gives none; alpha is its own.
     per_horizon: spearman within one horizon; overall: over all pairs, which also rewards growing
     with the horizon. coverage, risk: share of windows kept by increasing spread (mean over the
     horizon) and their mean error. aurc: area under that curve; random: its value for an
@@ -77,10 +95,13 @@ class SpreadReport(_Record, frozen=True, kw_only=True):
     """
 
     name: str
+    condition: str
     windows: int
     samples: int
     overall: Correlation
     per_horizon: tuple[Correlation, ...]
+    ratio: tuple[Ratio, ...]
+    bounded: tuple[float, ...]
     spread: tuple[float, ...]
     error: tuple[float, ...]
     coverage: tuple[float, ...]
@@ -108,6 +129,7 @@ class VariantReport(_Record, frozen=True, kw_only=True):
 
     calibration: Calibration
     coverage: tuple[Coverage, ...]
+    group_coverage: tuple[GroupCoverage, ...]
     reliability: tuple[Reliability, ...]
     false_alarms: Rate
     rejections: Rate
@@ -123,42 +145,3 @@ class CalibrationReport(_Record, frozen=True, kw_only=True):
     """One report per variant that was calibrated, by its name."""
 
     variants: dict[str, VariantReport]
-
-
-class FaultResult(_Record, frozen=True, kw_only=True):
-    """How one fault was seen. Delays are in frames from its onset, over detected episodes only.
-
-    early: of all episodes, those that were above the caution threshold before onset, which is a
-    false alarm and no detection; all else is measured on the other episodes. detected: reached
-    CAUTION or REJECT at or after onset; rejected: REJECT. by_channel: share of episodes in which
-    that channel alone exceeds the caution threshold at or after onset. Missed episodes have no
-    delay: read the delays beside the detection rate.
-    """
-
-    fault: str
-    onset: int
-    detected: Rate
-    rejected: Rate
-    early: Rate
-    delay_median: float | None
-    delay_p90: float | None
-    by_channel: dict[str, float]
-
-
-class FaultReport(_Record, frozen=True, kw_only=True):
-    """All faults beside what the same monitor does on nominal episodes.
-
-    false_alarms: nominal episodes that reach CAUTION; rejections: that reach REJECT.
-    false_alarms_after_onset: those that do so at or after the step at which the faults begin,
-    counted as `FaultResult.detected` is: what detection amounts to with no fault at all.
-    alarms_per_hour: onsets of alarm per hour of nominal operation, counting a run of alarmed steps
-    once, and only time in which the monitor was past its warm-up. nominal_by_channel: share of
-    nominal episodes in which that channel alone alarms.
-    """
-
-    false_alarms: Rate
-    false_alarms_after_onset: Rate
-    rejections: Rate
-    alarms_per_hour: float
-    nominal_by_channel: dict[str, float]
-    faults: tuple[FaultResult, ...]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import onnx
 
 from jepa_edge.bundle import seal, staged_bundle
@@ -45,6 +46,7 @@ from jepa_edge.manifest import (
     GraphSpec,
     LatentSpec,
     Manifest,
+    NoiseSpec,
     Provenance,
     TensorSpec,
     VariantSpec,
@@ -127,11 +129,13 @@ def export_bundle(
         warnings += _measured_warnings(reports)
 
         _golden(held_out).write(_place(staging, GOLDEN_NAME))
-        write_predictor_weights(predictor, config, staging / PREDICTOR_WEIGHTS)
-        engine = compare_engine(
-            staging / PREDICTOR_WEIGHTS, held_out, options.max_latent_error, progress
-        )
-        warnings += _engine_warnings(engine, options.max_latent_error)
+        engine: tuple[EngineParity, ...] = ()
+        if not config.z_dim:  # the core does not compute a model's own z; its graph does
+            write_predictor_weights(predictor, config, staging / PREDICTOR_WEIGHTS)
+            engine = compare_engine(
+                staging / PREDICTOR_WEIGHTS, held_out, options.max_latent_error, progress
+            )
+            warnings += _engine_warnings(engine, options.max_latent_error)
         report = ExportReport(
             bundle=str(out),
             family=FAMILY,
@@ -153,6 +157,7 @@ def export_bundle(
                 action=extras.action,
                 latent=LatentSpec(tokens=1, dim=config.latent_dim),
                 history=config.history,
+                noise=NoiseSpec(dim=config.z_dim) if config.z_dim else msgspec.UNSET,
                 variants={
                     name: VariantSpec(
                         precision=name,
@@ -168,24 +173,28 @@ def export_bundle(
                     )
                     for name, graphs in variants.items()
                 },
-                engine=EngineSpec(
-                    file=PREDICTOR_WEIGHTS,
-                    precisions={
-                        parity.precision: EnginePrecision(
-                            sqnr_db=parity.sqnr_db,
-                            centered_cosine=parity.centered_cosine,
-                            cost_rank_correlation=parity.cost_rank_correlation,
-                        )
-                        for parity in engine
-                        if parity.fits
-                    },
-                ),
+                engine=_engine_spec(engine) if engine else None,
                 provenance=_provenance(checkpoint, extras, options),
                 files={},
             ),
         )
         progress("writing the report", 1, 1)
     return report
+
+
+def _engine_spec(engine: tuple[EngineParity, ...]) -> EngineSpec:
+    return EngineSpec(
+        file=PREDICTOR_WEIGHTS,
+        precisions={
+            parity.precision: EnginePrecision(
+                sqnr_db=parity.sqnr_db,
+                centered_cosine=parity.centered_cosine,
+                cost_rank_correlation=parity.cost_rank_correlation,
+            )
+            for parity in engine
+            if parity.fits
+        },
+    )
 
 
 def _make_variants(
@@ -205,7 +214,8 @@ def _make_variants(
         progress("converting to FP16", 1, 1)
     if Precision.INT8 in options.precisions:
         feeds = [
-            _feeds(windows, reference, progress) for windows in (data.calibration, data.tuning)
+            _feeds(windows, reference, options.seed, progress)
+            for windows in (data.calibration, data.tuning)
         ]
         graphs: _Graphs = {}
         for name, graph in fp32.items():
@@ -223,15 +233,19 @@ def _make_variants(
     return variants, quantization
 
 
-def _feeds(windows: Windows, reference: Reference, progress: Progress) -> dict[str, dict[str, Any]]:
-    """Inputs of both graphs, by graph: newest frames; torch's latents and the raw actions."""
-    return {
-        "encoder": {"frames": windows.newest_frames},
-        "predictor": {
-            "history": reference.encode(windows.frames, progress),
-            "actions": windows.step_actions,
-        },
+def _feeds(
+    windows: Windows, reference: Reference, seed: int, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Inputs of both graphs, by graph: newest frames; torch's latents, the raw actions, drawn z."""
+    predictor = {
+        "history": reference.encode(windows.frames, progress),
+        "actions": windows.step_actions,
     }
+    z_dim = reference.model.config.z_dim
+    if z_dim:
+        z = np.random.default_rng(seed).standard_normal((len(windows), z_dim), np.float32)
+        predictor["z"] = z
+    return {"encoder": {"frames": windows.newest_frames}, "predictor": predictor}
 
 
 def _check_budget(reports: dict[str, VariantReport], max_error: float) -> None:

@@ -129,6 +129,8 @@ class PredictorGraph(nn.Module):
             model.predictor.pos_embedding.detach()[0].clone(), requires_grad=False
         )
         self.input_proj = transformer.input_proj
+        self.z_dim = config.z_dim
+        self.noise = _noise_linear(model.latent_noise, transformer.cond_proj)
         layers = cast("list[ConditionalBlock]", list(transformer.layers))
         self.modulation = _modulation(layers)
         self.blocks = nn.ModuleList(
@@ -141,11 +143,17 @@ class PredictorGraph(nn.Module):
         mask = torch.full((steps, steps), MASKED).triu(diagonal=1)
         self.register_buffer("causal_mask", mask)
 
-    def forward(self, history: Tensor, actions: Tensor) -> Tensor:
-        """history: float32 (B, T, 1, D); actions: float32 (B, T, A), raw. Returns (B, 1, D)."""
+    def forward(self, history: Tensor, actions: Tensor, z: Tensor | None = None) -> Tensor:
+        """history: float32 (B, T, 1, D); actions: float32 (B, T, A), raw. Returns (B, 1, D).
+
+        z: float32 (B, z_dim), an input of a model that has a latent variable of its own.
+        """
         scored = (actions - self.action_mean) * self.action_inv_std
-        condition = F.silu(self.condition(F.silu(self.action_in(scored))))
-        modulation = self.modulation(condition).chunk(len(self.blocks), dim=-1)
+        condition = self.condition(F.silu(self.action_in(scored)))
+        if self.noise is not None and z is not None:
+            newest = condition[:, -1:] + self.noise(z).unsqueeze(1)
+            condition = torch.cat((condition[:, :-1], newest), dim=1)
+        modulation = self.modulation(F.silu(condition)).chunk(len(self.blocks), dim=-1)
         x = self.input_proj(history.squeeze(2) + self.position)
         for block, part in zip(self.blocks, modulation, strict=True):
             x = block(x, part, self.causal_mask)
@@ -301,6 +309,14 @@ def _action_linears(embedder: ActionEmbedder, cond_proj: nn.Module) -> tuple[nn.
     first = _linear(pointwise.weight.detach().squeeze(-1), pointwise.bias)
     last = _compose(out, cond_proj) if isinstance(cond_proj, nn.Linear) else out
     return _compose(first, hidden), last
+
+
+def _noise_linear(noise: nn.Linear | None, cond_proj: nn.Module) -> nn.Linear | None:
+    """Return how z moves the newest step's condition; None for a model without z."""
+    if noise is None or not isinstance(cond_proj, nn.Linear):
+        return noise
+    weight = cond_proj.weight.detach().double() @ noise.weight.detach().double()
+    return _linear(weight, None)
 
 
 def _modulation(blocks: Sequence[ConditionalBlock]) -> nn.Linear:

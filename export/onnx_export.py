@@ -30,10 +30,14 @@ def export_predictor(graph: PredictorGraph) -> Any:
     """Return the predictor's ModelProto.
 
     history float32 (B, T, N, D), actions float32 (B, T, A) in raw units -> prediction (B, N, D).
+    A model with a latent variable of its own takes z float32 (B, Z) too.
     """
     history = torch.zeros(2, *graph.history_shape)
     actions = torch.zeros(2, graph.history_shape[0], graph.action_mean.shape[0])
-    return export_module(graph, {"history": history, "actions": actions}, "prediction")
+    example = {"history": history, "actions": actions}
+    if graph.z_dim:
+        example["z"] = torch.zeros(2, graph.z_dim)
+    return export_module(graph, example, "prediction")
 
 
 def export_module(module: nn.Module, example: Mapping[str, Tensor], output: str) -> Any:

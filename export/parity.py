@@ -73,7 +73,7 @@ class HeldOut:
 
     windows: B of them. latents: (B, T, 1, D) of their frames. predictions: (B, 1, D). rollout:
     (B, 5, 1, D). plans: indices of start windows, of goal windows, and candidate actions
-    (starts, 64, T - 1 + 5, A). costs: (starts, 64).
+    (starts, 64, T - 1 + 5, A). costs: (starts, 64). z_dim: of the model's own latent variable.
     """
 
     windows: Windows
@@ -84,6 +84,11 @@ class HeldOut:
     goals: NDArray[np.int64]
     candidates: NDArray[np.float32]
     costs: NDArray[np.float64]
+    z_dim: int = 0
+
+    def mean_z(self, count: int) -> dict[str, NDArray[np.float32]]:
+        """The further feed of a predictor with a latent variable of its own: z = 0, its mean."""
+        return {"z": np.zeros((count, self.z_dim), np.float32)} if self.z_dim else {}
 
 
 def judge(
@@ -105,6 +110,7 @@ def judge(
         goals=goals,
         candidates=candidates,
         costs=plan_costs(reference.rollout, latents, starts, goals, candidates),
+        z_dim=reference.model.config.z_dim,
     )
 
 
@@ -132,14 +138,18 @@ def compare_variants(
     )
     predictor_ms = _time(
         {name: pair[1] for name, pair in graphs.items()},
-        {"history": held_out.latents, "actions": held_out.windows.step_actions},
+        {
+            "history": held_out.latents,
+            "actions": held_out.windows.step_actions,
+            **held_out.mean_z(len(held_out.latents)),
+        },
         "timing predictors",
         progress,
     )
     results = {}
     for done, (name, (encoder, predictor)) in enumerate(graphs.items()):
         progress("comparing variants with torch", done, len(graphs))
-        runner = _Runner(encoder, predictor)
+        runner = _Runner(encoder, predictor, held_out)
         windows = held_out.windows
         latents = runner.encode(windows.frames)
         rollout = runner.rollout(latents, windows.actions)
@@ -225,8 +235,8 @@ def _graph_parity(
 class _Runner:
     """The run-time's encode, predict and rollout over two graphs that are not in a bundle yet."""
 
-    def __init__(self, encoder: Graph, predictor: Graph) -> None:
-        self._encoder, self._predictor = encoder, predictor
+    def __init__(self, encoder: Graph, predictor: Graph, held_out: HeldOut) -> None:
+        self._encoder, self._predictor, self._held_out = encoder, predictor, held_out
 
     def encode(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         flat = frames.reshape(-1, *frames.shape[-3:])
@@ -237,7 +247,8 @@ class _Runner:
     def predict(
         self, history: NDArray[np.float32], actions: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        return self._predictor({"history": history, "actions": actions})
+        further = self._held_out.mean_z(len(history))
+        return self._predictor({"history": history, "actions": actions, **further})
 
     def rollout(
         self, history: NDArray[np.float32], actions: NDArray[np.float32]

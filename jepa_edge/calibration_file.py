@@ -54,9 +54,9 @@ class Thresholds(_Strict, frozen=True, kw_only=True):
     `caution_alpha`, and `reject` with at most `reject_alpha`, if it is exchangeable with the
     `episodes` that the thresholds came from. caution_alpha is the user's alpha, or more where a
     limit on the user's own loss asked for a lower threshold; it is then what these episodes show,
-    and no guarantee, because the choice looked at their scores. reject_alpha = max(alpha / 5, 1 / (episodes + 1)):
-    the tightest level that this many episodes support, but not below a fifth of alpha.
-    nominal: the largest score of every one of them, ascending.
+    and no guarantee, because the choice looked at their scores. reject_alpha = max(alpha / 5,
+    1 / (episodes + 1)): the tightest level that this many episodes support, but not below a fifth
+    of alpha. nominal: the largest score of every one of them, ascending.
     """
 
     caution: float

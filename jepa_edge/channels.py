@@ -114,9 +114,10 @@ class Steps:
     """B steps to be judged. Arrays are float32.
 
     before, previous, observed: (B, N, D), the last three latents. actions: (B, 1 + LAGS, A), raw
-    units, the newest first, which led from previous to observed. predicted: (B, N, D), one step ahead of previous. long_previous,
-    long_predicted: (B, N, D), steps LONG - 1 and LONG of the rollout from LONG steps ago. young:
-    (B,) bool, where the episode is too young for that rollout; what it holds is then not used.
+    units, the newest first, which led from previous to observed. predicted: (B, N, D), one step
+    ahead of previous. long_previous, long_predicted: (B, N, D), steps LONG - 1 and LONG of the
+    rollout from LONG steps ago. young: (B,) bool, where the episode is too young for that rollout;
+    what it holds is then not used.
     """
 
     before: NDArray[np.float32]
@@ -220,9 +221,7 @@ class Observer:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Observer:
         """Read back what `to_arrays` named. Raises KeyError when an array is missing."""
-        density: type[Flow] | type[Whitener] = (
-            Whitener if "familiarity.whiten" in arrays else Flow
-        )
+        density: type[Flow] | type[Whitener] = Whitener if "familiarity.whiten" in arrays else Flow
         return cls(
             latent_variable=LatentVariable.from_arrays(arrays),
             familiarity=density.from_arrays(arrays, "familiarity"),

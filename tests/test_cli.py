@@ -180,7 +180,7 @@ def test_hostile_options_are_refused(calibrated_bundle: Path, runs: Path, tmp_pa
     record = ("record", "sim:pusht", "--out", out, "--episodes", 1)
     _refused(_cli(*record, "--seed", -1), "--seed")
     _refused(_cli(*record, "--block", 0), "block=0")
-    _refused(_cli(*record, "--fault", "occlusion@\u00b2"), "KIND@STEP")
+    _refused(_cli(*record, "--fault", "occlusion@\u00b2"), "NAME[:SEVERITY][@ONSET]")
     _refused(_cli(*record, "--fault", "stuck@99"), "fault")
     assert not (tmp_path / "deep").exists()
     run = ("run", calibrated_bundle, "--source", runs, "--rate", 0)

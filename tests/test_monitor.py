@@ -252,14 +252,12 @@ def test_familiarity_is_the_norm_of_the_noise_behind_the_latent(monitor: Monitor
 
 def test_drift_is_betted_on_block_by_block_and_outlives_a_reset(monitor: Monitor) -> None:
     assert not monitor.drift_alarmed
-    blocks = 0
     for seed in range(40):  # random latents score far above the reference's blocks
         stream(monitor, *episode(seed=seed))
         monitor.reset()
-        blocks += 1  # the first steps of every episode
         if monitor.drift_alarmed:
             break
-        assert monitor.drift.blocks == blocks
+        assert monitor.drift.blocks == seed + 1  # the first steps of every episode
     assert monitor.drift_alarmed
     monitor.drift.reset()
     assert not monitor.drift_alarmed

@@ -69,3 +69,26 @@ def test_a_page_without_figures_carries_no_script(tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", "t", "s", [Section(title="only text", paragraphs=["p"])])
     assert "<script" not in (tmp_path / "page.html").read_text()
     assert (tmp_path / "page.html").stat().st_size < 10_000
+
+
+def test_shades_lists_and_drawings_need_no_script(tmp_path: Path) -> None:
+    table = Table(
+        header=("", "a", "b"),
+        rows=[["x", "1", "2"]],
+        shades=[[None, 0.0, 0.9]],
+        upright=True,
+        prose=True,
+    )
+    drawing = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+    section = Section(
+        title="t", points=["<b>one</b>"], tables=[table], drawings=[("a circle", drawing)]
+    )
+    write_page(tmp_path / "page.html", "t", "s", [section])
+    text = (tmp_path / "page.html").read_text()
+    assert "<script" not in text
+    assert "<li>&lt;b&gt;one&lt;/b&gt;</li>" in text
+    assert '<table class="upright prose">' in text
+    assert '<td class="shaded" style="--shade: rgb(255, 255, 255)">1</td>' in text
+    assert '<td class="shaded dark" style="--shade: rgb(25, 25, 25)">2</td>' in text
+    (encoded,) = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', text)
+    assert base64.b64decode(encoded) == drawing

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The safety study: calibration and evaluation of both example robots, protocol fixed beforehand."""
+"""The safety study: both example robots calibrated and evaluated by a protocol fixed before."""

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from safety import protocol
-from safety.one import Result
 
 from jepa_edge.calibration.coverage import rate
 from jepa_edge.calibration.evaluation.bootstrap import (
@@ -19,6 +17,8 @@ from jepa_edge.calibration.evaluation.bootstrap import (
 )
 from jepa_edge.calibration.evaluation.outcomes import Outcomes
 from jepa_edge.calibration.records import Coverage
+from safety import protocol
+from safety.one import Result
 
 
 def combine(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from safety import protocol
-from safety.record import HEALTHY, fault_folder
 
 from jepa_edge.calibration import CalibrateOptions, SpreadReport, calibrate_bundle, compare_spreads
 from jepa_edge.calibration.cache import LatentCache
@@ -34,6 +32,8 @@ from jepa_edge.monitor import Monitor
 from jepa_edge.progress import silent
 from jepa_edge.recording import Recording
 from jepa_edge.world_model import WorldModel
+from safety import protocol
+from safety.record import HEALTHY, fault_folder
 
 _SPREAD_EPISODES = 120
 _SPREAD_WINDOWS = 4
@@ -94,7 +94,7 @@ def run_job(root: Path, job: Job) -> None:
     nominal = Recording(base / "nominal")
     inert = tuple(f for f in protocol.HELD_OUT_SIMULATED if _is_inert(base, f))
     faults = [f"{fault}@{protocol.ONSET}" for fault in protocol.HELD_OUT_INJECTED] + [
-        f"{fault_folder(fault)}={base / fault_folder(fault)}@{protocol.ONSET}"
+        f"{fault_folder(fault)}={base / fault_folder(fault)}@{protocol.ONSET + 1}"
         for fault in protocol.HELD_OUT_SIMULATED
         if fault not in inert
     ]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Record every episode of the safety study; what is there already is kept.
 
-    python benchmarks/safety/record.py --data runs/safety
+python benchmarks/safety/record.py --data runs/safety
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from safety import protocol
-
 from jepa_edge.cli.common import progress_bars
 from jepa_edge.faults import Injection, parse_fault
 from jepa_edge.progress import Progress
 from jepa_edge.sim import record
-
+from safety import protocol
 
 HEALTHY = "healthy"
 """The same runs as the faulty ones, without a fault."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the safety study of PROTOCOL.md on recorded episodes and write benchmarks/results/safety.json.
+"""Run the safety study of PROTOCOL.md on recorded episodes; writes benchmarks/results/safety.json.
 
     python benchmarks/safety/study.py --data runs/safety
 
@@ -10,7 +10,6 @@ robot, variant and seed on two processes. Encoded episodes are kept below --data
 from __future__ import annotations
 
 import argparse
-import datetime
 import multiprocessing
 import os
 import pickle
@@ -22,15 +21,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from jepa_edge.cli.common import progress_bars
+from jepa_edge.export import ExportOptions, export_bundle
+from jepa_edge.progress import Progress
 from safety import protocol
 from safety.combine import combine
 from safety.one import Job, run_job
 from safety.record import record_all
 from safety.tables import write_results
-
-from jepa_edge.cli.common import progress_bars
-from jepa_edge.export import ExportOptions, export_bundle
-from jepa_edge.progress import Progress
 
 
 def export_robots(root: Path, progress: Progress) -> None:

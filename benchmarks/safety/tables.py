@@ -13,10 +13,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from safety import protocol
 
 from jepa_edge.json_text import json_bytes
 from jepa_edge.version import __version__
+from safety import protocol
 
 _PACKAGES = ("numpy", "onnxruntime", "scipy", "torch", "gym-pusht", "dm_control", "mujoco")
 

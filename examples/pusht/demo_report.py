@@ -172,9 +172,7 @@ def _short(fault: Any) -> str:
 
 
 def _showcase(results: DemoResults) -> Section:
-    missed = [
-        fault for fault, start, stop in FAULTS if not results.showcase.alarmed(start, stop)
-    ]
+    missed = [fault for fault, start, stop in FAULTS if not results.showcase.alarmed(start, stop)]
     said = (
         f"Not flagged in this episode: {', '.join(missed)}."
         if missed

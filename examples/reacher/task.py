@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Reacher example: its recordings, its model and its recipe."""
 
-from jepa_edge.export.families.lewm import LeWMConfig
 from training.task import Recipe, Split, Task
+
+from jepa_edge.export.families.lewm import LeWMConfig
 
 TASK = Task(
     name="reacher",

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from task import TASK
 from training.train import main
+
+from task import TASK
 
 if __name__ == "__main__":
     main(TASK)

@@ -35,6 +35,8 @@ class LeWMConfig:
     action_dim: A, one action block flattened (environment steps per block times action size).
     action_smoothed_dim, action_mlp_scale: widths inside the action embedder.
     dropout: of the predictor's attention and MLPs; embedding_dropout: of its input.
+    z_dim: size of the model's own latent variable, 0 in every released model: z ~ N(0, I) enters
+        beside the newest action, so that futures scatter; z = 0 is the mean prediction.
     Raises InputError when a size is not positive or two sizes contradict each other.
     """
 
@@ -57,6 +59,7 @@ class LeWMConfig:
     action_mlp_scale: int = 4
     dropout: float = 0.1
     embedding_dropout: float = 0.0
+    z_dim: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -68,7 +71,11 @@ class LeWMConfig:
                         f"LeWM config: {field.name} is {value!r}, expected a number in [0, 1); "
                         "correct it in the model configuration"
                     )
-            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            elif (
+                not isinstance(value, int)
+                or isinstance(value, bool)
+                or value < (0 if field.name == "z_dim" else 1)
+            ):
                 raise InputError(
                     f"LeWM config: {field.name} is {value!r}, expected a positive integer; "
                     "correct it in the model configuration"
@@ -293,6 +300,7 @@ class LeWM(nn.Module):
             input_dim=config.encoder_dim, hidden_dim=config.projector_dim, output_dim=D
         )
         self.pred_proj = Mlp(input_dim=D, hidden_dim=config.projector_dim, output_dim=D)
+        self.latent_noise = nn.Linear(config.z_dim, D, bias=False) if config.z_dim else None
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the latent of each image.
@@ -332,13 +340,15 @@ class LeWM(nn.Module):
         predicted: Tensor = self.pred_proj(hidden.flatten(0, 1))
         return predicted.reshape(-1, window, self.config.latent_dim)
 
-    def rollout(self, history: Tensor, actions: Tensor) -> Tensor:
+    def rollout(self, history: Tensor, actions: Tensor, z: Tensor | None = None) -> Tensor:
         """Predict H steps ahead, feeding each prediction back in.
 
         history: (B, T, D), observed latents, oldest first, T >= 1. actions: (B, T - 1 + H, A),
-            z-scored; action t is taken at step t, so the first T - 1 lie in the past.
+            z-scored; action t is taken at step t, so the first T - 1 lie in the past. z: (B, H,
+            z_dim), of a model that has its own latent variable; None for its mean, 0. What z did
+            to a step is in its latent afterwards, so that only the newest step sees it.
         Returns (B, H, D). The window grows to `config.history` latents and then slides.
-        Raises InputError when there is no action to predict from.
+        Raises InputError when there is no action to predict from, or z does not fit the model.
         """
         T = history.shape[1]
         horizon = actions.shape[1] - T + 1
@@ -348,11 +358,23 @@ class LeWM(nn.Module):
                 "latent and one action for the newest of them; pass T - 1 + H actions"
             )
         embeddings = self.encode_actions(actions)
+        noise: Tensor | None = None
+        if z is not None:
+            if self.latent_noise is None or z.shape[1:] != (horizon, self.config.z_dim):
+                raise InputError(
+                    f"LeWM.rollout: z has shape {tuple(z.shape)}, expected (B, {horizon}, "
+                    f"{self.config.z_dim}); a model with z_dim 0 takes none"
+                )
+            noise = self.latent_noise(z)
         latents = list(history.unbind(dim=1))
         for end in range(T, T + horizon):
             start = max(0, end - self.config.history)
             window = torch.stack(latents[start:end], dim=1)
-            latents.append(self.predict(window, embeddings[:, start:end])[:, -1])
+            taken = embeddings[:, start:end]
+            if noise is not None:
+                newest = taken[:, -1:] + noise[:, end - T : end - T + 1]
+                taken = torch.cat((taken[:, :-1], newest), dim=1)
+            latents.append(self.predict(window, taken)[:, -1])
         return torch.stack(latents[T:], dim=1)
 
     def cost(self, predicted: Tensor, goal: Tensor) -> Tensor:

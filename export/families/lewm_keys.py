@@ -167,6 +167,7 @@ def config_from_shapes(state: Mapping[str, Tensor], where: str) -> LeWMConfig:
         predictor_mlp_dim=shape(f"{block}.mlp.net.1.weight", 2)[0],
         history=shape("predictor.pos_embedding", 3)[1],
         action_dim=action_dim,
+        z_dim=shape("latent_noise.weight", 2)[1] if "latent_noise.weight" in state else 0,
         action_smoothed_dim=smoothed,
         action_mlp_scale=shape("action_encoder.embed.0.weight", 2)[0] // latent_dim,
     )

@@ -46,9 +46,7 @@ Exit codes: 0 done; 2 bad input, or too few episodes for alpha; the bundle is un
     "--groups", default=3, show_default=True, help="Groups by action size with own radii; 0: none."
 )
 @click.option("--max-risk", type=float, help="Mean loss per episode that CAUTION must keep to.")
-@click.option(
-    "--risk-delta", default=0.05, show_default=True, help="1 - confidence in --max-risk."
-)
+@click.option("--risk-delta", default=0.05, show_default=True, help="1 - confidence in --max-risk.")
 @click.option("--risk-data", type=BUNDLE, metavar="DIR", help="Runs with a recorded `loss`.")
 @click.option(
     "--selftest-episodes",

@@ -220,4 +220,5 @@ class ReacherSim:
         side = self.size * _OVERSAMPLING
         picture = self._physics.render(side, side, camera_id=_CAMERA, render_flag_overrides=_PLAIN)
         sums = picture.astype(np.uint16).reshape(self.size, _OVERSAMPLING, self.size, -1, 3)
-        return ((sums.sum(axis=(1, 3)) + _OVERSAMPLING) // _OVERSAMPLING**2).astype(np.uint8)
+        mean = (sums.sum(axis=(1, 3)) + _OVERSAMPLING) // _OVERSAMPLING**2  # rounds half up
+        return np.asarray(mean, np.uint8)

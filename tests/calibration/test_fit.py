@@ -13,9 +13,12 @@ from jepa_edge.calibration.dataset import EncodedEpisode, Windows, make_windows,
 from jepa_edge.calibration.fit import action_use, fit_latent_variable, fit_observer
 from jepa_edge.calibration.fit_heads import fit_whitener
 from jepa_edge.calibration.fit_scale import negative_log_likelihood, transitions_of
+from jepa_edge.calibration.fit_spread import lengthen
 from jepa_edge.calibration.options import CalibrateOptions
+from jepa_edge.calibration.spread import pick_windows, realized_error
 from jepa_edge.calibration.thresholds import window_energies
 from jepa_edge.channels import episode_steps
+from jepa_edge.futures import recent_energy
 from jepa_edge.latent_variable import LatentVariable
 from jepa_edge.progress import silent
 
@@ -136,6 +139,24 @@ def test_sampled_spread_grows_as_the_error_does(
     np.testing.assert_allclose(spread, np.mean(residual**2, axis=(0, 2, 3)), rtol=0.25)
 
 
+def test_published_spread_is_the_realized_error_per_horizon(
+    world: World, variable: LatentVariable, held_out: Windows
+) -> None:
+    """The gain is fitted, so that little is left for the scale; noise of late says little here."""
+    assert variable.calibration is not None
+    np.testing.assert_allclose(variable.calibration.scale, 1.0, atol=0.2)
+    assert variable.calibration.recency <= 0.3
+    part = pick_windows(lengthen(held_out), 11, 0)
+    recent = recent_energy(world, part.history, part.actions, HISTORY)
+    latents, _, epistemic = variable.rollouts(
+        world, part.history[:, -HISTORY:], part.actions[:, -(HISTORY - 1 + HORIZON) :], samples=32
+    )
+    variance = latents.var(axis=1, ddof=1).mean(axis=(2, 3)) + epistemic
+    spread = variable.calibration.spread(variance, recent).astype(np.float64)
+    ratio = np.sqrt(np.mean(realized_error(part) ** 2, axis=0) / np.mean(spread**2, axis=0))
+    np.testing.assert_allclose(ratio, 1.0, atol=0.15)  # heavy-tailed: log-normal loudness
+
+
 def test_heads_disagree_more_far_from_the_data(variable: LatentVariable, held_out: Windows) -> None:
     near = transitions_of(held_out, 1)
     far = transitions_of(
@@ -188,7 +209,7 @@ def test_inverse_dynamics_find_wrong_actions(world: World, variable: LatentVaria
         rolled = roll_episodes(world, [run], HISTORY, HORIZON)[0]
         for actions, energies in ((run.actions, right), (-run.actions, wrong)):
             steps = episode_steps(rolled, run.latents, actions, HISTORY)
-            energies.append(observer.action_whiten.energy(observer.inverse_error(steps)))
+            energies.append(observer.inverse_energies(steps)[:, 0])
     assert np.mean(right) == pytest.approx(1.0, abs=0.35)
     assert np.median(wrong) > 5 * np.median(right)
 
@@ -202,4 +223,4 @@ def test_whitener_is_the_mahalanobis_distance() -> None:
     expected = np.einsum(
         "bd,de,be->b", centered, np.linalg.inv(np.cov(centered, rowvar=False)), centered
     )
-    np.testing.assert_allclose(whitener.energy(values), expected / D, rtol=0.05, atol=0.02)
+    np.testing.assert_allclose(whitener.score(values), expected / D, rtol=0.05, atol=0.02)

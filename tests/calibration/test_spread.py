@@ -22,6 +22,7 @@ from jepa_edge.calibration.thresholds import (
 )
 from jepa_edge.channels import BASE_CHANNELS, CHANNELS
 from jepa_edge.errors import CalibrationError
+from jepa_edge.latent_variable import Futures
 
 W, T, H, D, A = 120, 3, 4, 8, 2
 
@@ -43,19 +44,31 @@ def windows() -> Windows:
     )
 
 
-def informed(history: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A sampler that knows the scale."""
-    rng = np.random.default_rng(1)
-    growth = np.sqrt(np.arange(1, H + 1))[None, :, None, None]
-    return (rng.normal(size=(64, H, 1, D)) * actions[0, 0] * growth).astype(np.float32)
+class Informed:
+    """A sampler that knows the scale; or, if deaf, takes every action for 1."""
+
+    def __init__(self, deaf: bool = False) -> None:
+        self.deaf = deaf
+
+    def sample(
+        self,
+        history: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        samples: int,
+        seed: int = 0,
+    ) -> Futures:
+        rng = np.random.default_rng(1)
+        growth = np.sqrt(np.arange(1, H + 1))[None, :, None, None]
+        scale = 1.0 if self.deaf else actions[0, 0]
+        latents = (rng.normal(size=(samples, H, 1, D)) * scale * growth).astype(np.float32)
+        return Futures.of(latents, latents.mean(axis=0))
 
 
 def test_an_informed_sampler_is_told_from_a_constant_one(windows: Windows) -> None:
-    known = evaluate_spread(informed, windows, "informed")
-    flat = evaluate_spread(
-        lambda history, actions: informed(history, np.ones_like(actions)), windows, "flat"
-    )
+    known = evaluate_spread(Informed(), windows, "informed", samples=64)
+    flat = evaluate_spread(Informed(deaf=True), windows, "flat", condition="deaf", samples=64)
     assert known.samples == 64
+    assert (known.condition, flat.condition) == ("nominal", "deaf")
     assert known.overall.value > 0.8
     assert known.overall.low < known.overall.value < known.overall.high
     error = realized_error(windows)
@@ -63,7 +76,11 @@ def test_an_informed_sampler_is_told_from_a_constant_one(windows: Windows) -> No
         expected = stats.spearmanr(windows.actions[:, 0, 0], error[:, step]).statistic
         assert known.per_horizon[step].value == pytest.approx(expected, abs=0.02)
         assert flat.per_horizon[step].value == 0.0
+        ratio = np.sqrt(np.mean(error[:, step] ** 2) / np.mean(windows.actions[:, 0, 0] ** 2))
+        assert known.ratio[step].value == pytest.approx(ratio / np.sqrt(step + 1), rel=0.12)
+        assert known.ratio[step].low < known.ratio[step].value < known.ratio[step].high
     np.testing.assert_allclose(known.spread, known.error, rtol=0.15)
+    assert known.bounded == ()
     assert known.aurc_oracle < known.aurc < 0.85 * known.aurc_random
     assert known.risk[-1] == pytest.approx(error.mean())
     assert known.coverage[-1] == 1.0

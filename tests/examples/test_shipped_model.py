@@ -134,10 +134,12 @@ def test_card_states_what_the_metrics_file_says(shipped: Shipped) -> None:
 
 
 def test_model_is_the_one_that_the_recipe_trains(shipped: Shipped) -> None:
+    from jepa_edge.export.families.lewm import LeWMConfig
+
     task = _task(shipped.name)
     config = json.loads((shipped.model / "config.json").read_text())
     metrics = json.loads((shipped.model / "metrics.json").read_text())
-    assert config["model"] == asdict(task.model)
+    assert LeWMConfig(**config["model"]) == task.model
     assert config["action"]["block"] == task.block
     assert metrics["recipe"] == asdict(task.recipe)
     assert metrics["step"] == task.recipe.steps  # trained to the end

@@ -317,24 +317,24 @@ def test_futures_drawn_in_the_core_are_those_of_the_python_class(
     assert sampler.precision == "float32"
     for samples, horizon in ((8, 6), (3, 2), (32, 6)):
         planned = actions[: len(history) - 1 + horizon]
-        ours = sampler(history, planned, samples, seed=5)
+        ours = sampler.sample(history, planned, samples, seed=5)
         theirs = variable.rollout(model, history, planned, samples, seed=5)
-        for name in ("latents", "mean", "aleatoric", "epistemic"):
+        for name in ("latents", "mean", "aleatoric", "epistemic", "spread"):
             expected = getattr(theirs, name)
             np.testing.assert_allclose(
                 getattr(ours, name), expected, atol=2e-4 * np.abs(expected).max(), err_msg=name
             )
     with pytest.raises(InputError, match="2 or more samples"):
-        sampler(history, actions, 1)
+        sampler.sample(history, actions, 1)
     with pytest.raises(InputError, match="got 4 samples, history"):
-        sampler(history.transpose(0, 2, 1), actions, 4)
+        sampler.sample(history.transpose(0, 2, 1), actions, 4)
     foreign = dataclasses.replace(variable, base=drawn(4, dim + 1), factor=drawn(dim + 1, 3))
     config = PlannerConfig(horizon=2, risk=RiskConfig(samples=4))
     with pytest.raises(InputError, match="latent_variable is not this model's"):
         Planner(model, config, latent_variable=foreign)
     assert Planner(model, config, latent_variable=variable).precision is not None
     with pytest.raises(InputError, match="not finite"):
-        sampler(history * np.float32(np.nan), actions, 4)
+        sampler.sample(history * np.float32(np.nan), actions, 4)
 
 
 def _digest(path: Path) -> dict[str, str]:

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where faulty episodes come from: injected into the nominal recording, recorded, or simulated."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jepa_edge.errors import InputError
+from jepa_edge.faults import FAULTS, FaultKind, Injection, parse_fault
+from jepa_edge.manifest import Manifest
+from jepa_edge.progress import Progress
+from jepa_edge.recording import Recording
+from jepa_edge.sim import SIMULATORS, record
+
+ALL = "all"
+_SIM = "sim:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultRequest:
+    """One fault to be evaluated.
+
+    name: unique in an evaluation. onset: first frame that it can show in. injection: from the
+    library, or None for a recorded fault. path: of a recording with the fault. simulator: that
+    shall make one, e.g. "reacher". With neither, the fault is injected into nominal episodes.
+    """
+
+    name: str
+    onset: int
+    injection: Injection | None = None
+    path: Path | None = None
+    simulator: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """camera, actuator, dynamics, or recorded."""
+        return "recorded" if self.injection is None else self.injection.fault.kind.value
+
+    @property
+    def description(self) -> str:
+        """What breaks, in words."""
+        if self.injection is None:
+            return "recorded by the user"
+        return self.injection.fault.description
+
+    @property
+    def origin(self) -> str:
+        """Where the episodes come from, in words."""
+        if self.path is not None:
+            return f"recorded: {self.path}"
+        if self.simulator is not None:
+            return f"simulated: {self.simulator}"
+        return "injected into the nominal recording"
+
+
+def parse_faults(texts: Sequence[str], onset: int) -> tuple[list[FaultRequest], dict[str, str]]:
+    """Read what the user asked for; also return faults left out, with the reason.
+
+    texts: comma lists of "all" (every fault that a recording can show), "NAME[:SEVERITY][@ONSET]"
+    of the library, "NAME=DIR[@ONSET]" for recorded runs, "sim:ROBOT" for all faults simulated, and
+    "sim:ROBOT/NAME[:SEVERITY][@ONSET]" for one. onset: of those that name none.
+    Raises InputError when one cannot be read, or two have one name.
+    """
+    requests: list[FaultRequest] = []
+    skipped: dict[str, str] = {}
+    for text in [part.strip() for whole in texts for part in whole.split(",")]:
+        if text == ALL:
+            requests += [_library(name, onset) for name in FAULTS if _recordable(name)]
+            skipped |= {
+                name: "a recording cannot show it after the fact; use a simulator (sim:ROBOT) or "
+                "record runs with it"
+                for name in FAULTS
+                if not _recordable(name)
+            }
+        elif text.startswith(_SIM):
+            robot, slash, fault = text[len(_SIM) :].partition("/")
+            names = [fault] if slash else list(FAULTS)
+            requests += [replace(_library(name, onset), simulator=robot) for name in names]
+        elif "=" in text:
+            requests.append(_recorded(text, onset))
+        else:
+            requests.append(_library(text, onset))
+    return _with_names(requests), {
+        name: why for name, why in skipped.items() if name not in {r.name for r in requests}
+    }
+
+
+def simulate(
+    request: FaultRequest,
+    manifest: Manifest,
+    out: Path,
+    episodes: int,
+    steps: int,
+    seed: int,
+    workers: int,
+    progress: Progress,
+) -> Recording:
+    """Record episodes with a fault in the request's simulator, unless `out` holds them already."""
+    if not out.exists():
+        record(
+            request.simulator or "",
+            out,
+            episodes,
+            steps,
+            seed,
+            injection=request.injection,
+            size=manifest.observation.height,
+            block=manifest.action.block,
+            workers=workers,
+            on_progress=lambda done: progress(f"simulate {request.name}", done, episodes),
+        )
+    return Recording(out)
+
+
+def check_simulator(name: str) -> None:
+    """Raise InputError unless there is a simulator of that name."""
+    if name not in SIMULATORS:
+        raise InputError(f"simulator {name!r} is not known; there is {', '.join(SIMULATORS)}")
+
+
+def scratch_directory() -> tempfile.TemporaryDirectory[str]:
+    """A directory for simulated runs that nobody wants to keep."""
+    return tempfile.TemporaryDirectory(prefix="jepa-edge-evaluate-")
+
+
+def _recordable(name: str) -> bool:
+    return not FAULTS[name].simulator_only
+
+
+def _library(text: str, onset: int) -> FaultRequest:
+    """A fault of the library; what an action does is first seen one frame later."""
+    injection = parse_fault(text if "@" in text else f"{text}@{onset}")
+    default = injection.severity == injection.fault.severity
+    late = 0 if injection.fault.kind is FaultKind.CAMERA else 1
+    return FaultRequest(
+        name=injection.name if default else f"{injection.name}:{injection.severity:g}",
+        onset=injection.onset + late,
+        injection=injection,
+    )
+
+
+def _recorded(text: str, onset: int) -> FaultRequest:
+    name, _, rest = text.partition("=")
+    folder, at, step = rest.rpartition("@")
+    if not at:
+        folder, step = rest, str(onset)
+    if not name or not folder or not (step.isascii() and step.isdigit()):
+        raise InputError(
+            f"fault {text!r}: expected NAME=DIR[@ONSET], the onset being the first frame that "
+            "shows the fault, for example gripper=runs/gripper@15"
+        )
+    return FaultRequest(name=name, onset=int(step), path=Path(folder))
+
+
+def _with_names(requests: list[FaultRequest]) -> list[FaultRequest]:
+    """Tell requests of one name apart by their onset; refuse those that still are the same."""
+    names = [request.name for request in requests]
+    named = [
+        replace(request, name=f"{request.name}@{request.onset}")
+        if names.count(request.name) > 1
+        else request
+        for request in requests
+    ]
+    final = [request.name for request in named]
+    twice = sorted({name for name in final if final.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"fault {', '.join(twice)} is asked for more than once; name each fault once per onset"
+        )
+    return named

@@ -16,7 +16,7 @@ ifneq ($(MODULES),$(shell cat $(VENV)/.modules 2>/dev/null))
   $(shell mkdir -p $(VENV) && echo $(MODULES) > $(VENV)/.modules)
 endif
 
-.PHONY: demo test bench lint format clean tools
+.PHONY: demo test bench safety lint format clean tools
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/pusht/demo.py --out runs/demo
@@ -31,6 +31,10 @@ tools:
 # All of them take two hours; `make bench ONLY=session_step` runs one.
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run_all.py $(ONLY)
+
+# The study of the flags on both example robots (benchmarks/safety/PROTOCOL.md): about 40 minutes.
+safety: $(VENV)/.bench tools
+	$(BIN)/python benchmarks/safety/study.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

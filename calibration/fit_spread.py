@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from jepa_edge.calibration.conformal import conformal_quantile
 from jepa_edge.calibration.dataset import Windows
+from jepa_edge.calibration.spread import spearman
 from jepa_edge.errors import CalibrationError
 from jepa_edge.latent_variable import Sampler
 from jepa_edge.progress import Progress, silent
@@ -69,7 +70,10 @@ def sampled_variance(
 def fit_spread(
     variance: NDArray[np.float64], recent: NDArray[np.float64], windows: Windows
 ) -> SpreadCalibration:
-    """Fit scale and growth by their means, the share of recency by Gaussian likelihood.
+    """Fit scale and growth by their means, the share of recency by rank correlation.
+
+    A likelihood hardly uses recency: a few large errors decide it. Ranks within a horizon, averaged
+    over the horizons, ask what a spread is for, to tell the uncertain windows from the others.
 
     variance: (W, H), of the sampler. recent: (W,), squared innovation of late, NaN where unknown.
     windows: the same W, which the sampler was not fitted on.
@@ -92,12 +96,12 @@ def fit_spread(
     if known.sum() < _MINIMUM:
         return fitted
     candidates = [replace(fitted, recency=float(share)) for share in _RECENCIES]
-    losses = []
+    ranked = []
     for candidate in candidates:
-        expected = candidate.spread(variance[known], recent[known]).astype(np.float64) ** 2
-        expected = np.maximum(expected, 1e-30)
-        losses.append(np.mean(np.log(expected) + squared[known] / expected))
-    return candidates[int(np.argmin(losses))]
+        expected = candidate.spread(variance[known], recent[known]).astype(np.float64)
+        steps = range(expected.shape[1])
+        ranked.append(np.mean([spearman(expected[:, h], squared[known, h]) for h in steps]))
+    return candidates[int(np.argmax(ranked))]
 
 
 def conformalize_spread(

@@ -213,9 +213,9 @@ def _correlation(
     seed: int,
 ) -> Correlation:
     """Spearman over all pairs; the interval resamples whole episodes."""
-    drawn = [_spearman(spread[rows], error[rows]) for rows in _resampled(episode, seed)]
+    drawn = [spearman(spread[rows], error[rows]) for rows in _resampled(episode, seed)]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Correlation(value=_spearman(spread, error), low=float(low), high=float(high))
+    return Correlation(value=spearman(spread, error), low=float(low), high=float(high))
 
 
 def _ratio(
@@ -234,7 +234,7 @@ def _ratio(
     return Ratio(value=ratio(np.arange(len(error))), low=float(low), high=float(high))
 
 
-def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Spearman's rank correlation; 0 where one side is constant and ranks say nothing."""
     a, b = stats.rankdata(first.ravel()), stats.rankdata(second.ravel())
     if np.ptp(a) == 0.0 or np.ptp(b) == 0.0:

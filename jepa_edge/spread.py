@@ -14,7 +14,7 @@ from jepa_edge.mlp import require
 RECENT = 3
 """Latents beyond the model's history that tell how well it has predicted of late."""
 
-_FADING = 0.5
+_FADING = 0.25
 """Weight of each innovation, as a share of the next newer one's."""
 
 

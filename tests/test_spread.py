@@ -36,8 +36,8 @@ def test_spread_blends_the_sampled_variance_with_the_recent_innovation() -> None
 
 
 def test_newer_innovations_weigh_more() -> None:
-    np.testing.assert_allclose(recent_mean(np.array([[7.0], [0.0], [0.0]])), [4.0])
-    np.testing.assert_allclose(recent_mean(np.array([[0.0], [0.0], [7.0]])), [1.0])
+    np.testing.assert_allclose(recent_mean(np.array([[21.0], [0.0], [0.0]])), [16.0])
+    np.testing.assert_allclose(recent_mean(np.array([[0.0], [0.0], [21.0]])), [1.0])
 
 
 @pytest.mark.parametrize("fitted", [FITTED, replace(FITTED, radius=None, alpha=0.0)])

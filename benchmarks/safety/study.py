@@ -22,7 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from jepa_edge.cli.common import progress_bars
-from jepa_edge.export import ExportOptions, export_bundle
+from jepa_edge.export.exporter import export_bundle
+from jepa_edge.export.options import ExportOptions
 from jepa_edge.progress import Progress
 from safety import protocol
 from safety.combine import combine

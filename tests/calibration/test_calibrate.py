@@ -18,6 +18,7 @@ from jepa_edge.calibration import (
     evaluate_faults,
 )
 from jepa_edge.calibration.calibrate import _warnings
+from jepa_edge.calibration.conformal import predictive_interval
 from jepa_edge.calibration.dataset import split_episodes
 from jepa_edge.calibration.records import ActionUse, Coverage, VariantReport
 from jepa_edge.channels import CHANNELS
@@ -94,7 +95,9 @@ def test_held_out_numbers_are_plausible(calibrated: Calibrated) -> None:
     for row in report.reliability:
         gap = np.abs(np.array(row.nominal) - np.array(row.conformal))
         assert gap.max() < 0.15
-    assert report.false_alarms.value <= 0.35
+    # The exact law of the count, the threshold's own scatter included: 28 conformal episodes.
+    quiet, _ = predictive_interval(12, report.calibration.thresholds.episodes, 0.1, 0.999)
+    assert report.false_alarms.count <= 12 - quiet
     assert report.spread.windows == 48
     assert 0.0 < report.spread.aurc_oracle <= report.spread.aurc_random
     assert report.action_use.ratio > 1.0

@@ -129,7 +129,7 @@ def test_recent_energy_is_the_fading_mean_of_the_last_innovations() -> None:
         )
         for k in range(RECENT)
     ]
-    assert ours[5] == pytest.approx(np.dot(squared, [4 / 7, 2 / 7, 1 / 7]), rel=1e-4)
+    assert ours[5] == pytest.approx(np.dot(squared, [16 / 21, 4 / 21, 1 / 21]), rel=1e-4)
 
 
 def test_every_horizon_is_calibrated_on_held_out_runs() -> None:

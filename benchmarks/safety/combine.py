@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
+from jepa_edge.calibration.conformal import conformal_rank
 from jepa_edge.calibration.coverage import rate
 from jepa_edge.calibration.evaluation.bootstrap import (
     balanced_accuracy,
@@ -63,12 +65,30 @@ def _entry(robot: str, variant: str, results: Sequence[Result]) -> dict[str, Any
     }
 
 
+def plausible_alarms(seeds: int) -> tuple[float, float]:
+    """Share of nominal episodes that alarm, central 95 % range, if the guarantee holds exactly.
+
+    Every seed's threshold is a draw of its own, so that its count is beta-binomial, and the pooled
+    one a sum of these. An interval around the measured share knows only the binomial part.
+    """
+    trials, episodes = protocol.NOMINAL_EPISODES, protocol.CONFORMAL_EPISODES
+    above = episodes + 1 - conformal_rank(episodes, protocol.ALPHA)
+    one = stats.betabinom(trials, above, episodes + 1 - above).pmf(np.arange(trials + 1))
+    law = np.array([1.0])
+    for _ in range(seeds):
+        law = np.convolve(law, one)
+    low, high = np.searchsorted(np.cumsum(law), [0.025, 0.975])
+    return float(low) / (seeds * trials), float(high) / (seeds * trials)
+
+
 def _detector(outcomes: Sequence[Outcomes]) -> dict[str, Any]:
     """False alarms per seed and pooled, accuracies, detection per condition."""
     alarms = [(int(one.alarmed.sum()), len(one.alarmed)) for one in outcomes]
     return {
         "false_alarms": [rate(*one) for one in alarms],
         "false_alarms_pooled": rate(sum(a for a, _ in alarms), sum(n for _, n in alarms)),
+        "plausible_seed": plausible_alarms(1),
+        "plausible_pooled": plausible_alarms(len(alarms)),
         "balanced": interval(balanced_accuracy, outcomes, 0),
         "time_weighted": interval(time_weighted_accuracy, outcomes, 0),
         "detected": {

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def run_job(root: Path, job: Job) -> None:
     """Calibrate, evaluate, store the result; nothing is drawn anew that another job shares."""
     started = time.monotonic()
     base = root / job.robot / f"seed{job.seed}"
-    cache = LatentCache(directory=root / "cache")
+    latents = LatentCache(directory=root / "cache")
     bundle = root / "bundles" / f"{job.robot}_{job.variant}_{job.seed}.jepa"
     shutil.rmtree(bundle, ignore_errors=True)
     bundle.parent.mkdir(parents=True, exist_ok=True)
@@ -85,14 +86,14 @@ def run_job(root: Path, job: Job) -> None:
             conformal=protocol.CONFORMAL_EPISODES,
             seed=job.seed,
             selftest_episodes=0,
-            cache=cache.directory,
+            cache=latents.directory,
         ),
     )
     calibrated = time.monotonic()
     model = WorldModel.load(bundle, job.variant)
     monitor = Monitor.load(model)
     nominal = Recording(base / "nominal")
-    inert = tuple(f for f in protocol.HELD_OUT_SIMULATED if _is_inert(base, f))
+    inert = inert_faults(root / job.robot)
     faults = [f"{fault}@{protocol.ONSET}" for fault in protocol.HELD_OUT_INJECTED] + [
         f"{fault_folder(fault)}={base / fault_folder(fault)}@{protocol.ONSET + 1}"
         for fault in protocol.HELD_OUT_SIMULATED
@@ -106,14 +107,14 @@ def run_job(root: Path, job: Job) -> None:
         EvaluateOptions(
             fault_episodes=protocol.FAULT_EPISODES,
             calibration_data=base / "calibration",
-            cache=cache.directory,
+            cache=latents.directory,
             seed=job.seed,
             workers=1,
             command="benchmarks/safety/study.py",
         ),
     )
     tested = time.monotonic()
-    episodes = cache.encoded(model, nominal)
+    episodes = latents.encoded(model, nominal)
     windows = _windows(model, episodes)
     energies = window_energies(monitor.latent_variable, windows)
     radius = monitor.calibration.radius(protocol.COVERAGE_ALPHA)
@@ -147,7 +148,7 @@ def run_job(root: Path, job: Job) -> None:
             for row in group_coverage
             if abs(row.coverage.alpha - protocol.COVERAGE_ALPHA) < 1e-12
         ),
-        spreads=_spreads(job, base, model, monitor, cache, episodes),
+        spreads=_spreads(job, base, model, monitor, latents, episodes),
         seconds={
             "calibrate": calibrated - started,
             "evaluate": tested - calibrated,
@@ -164,13 +165,24 @@ def _windows(model: WorldModel, episodes: list[EncodedEpisode]) -> Windows:
     return make_windows(model, episodes, model.manifest.history, 5)
 
 
-def _is_inert(base: Path, fault: str) -> bool:
-    """Whether the true states with the fault are those without it, number for number."""
-    broken, healthy = Recording(base / fault_folder(fault)), Recording(base / HEALTHY)
-    return all(
-        np.array_equal(a.state, b.state)  # type: ignore[arg-type]
-        for a, b in zip(broken, healthy, strict=True)
+@cache
+def inert_faults(robot: Path) -> tuple[str, ...]:
+    """Simulated faults with which the true states of all seeds are those without, to the number."""
+    return tuple(
+        fault
+        for fault in protocol.HELD_OUT_SIMULATED
+        if all(_is_inert(robot / f"seed{seed}", fault) for seed in protocol.SEEDS)
     )
+
+
+def _is_inert(base: Path, fault: str) -> bool:
+    broken, healthy = Recording(base / fault_folder(fault)), Recording(base / HEALTHY)
+    for one, other in zip(broken, healthy, strict=True):
+        if one.state is None or other.state is None:
+            raise RuntimeError(f"{broken.path}: {one.name} has no true state to compare")
+        if not np.array_equal(one.state, other.state):
+            return False
+    return True
 
 
 def _paired(outcomes: Outcomes) -> Outcomes:
@@ -189,13 +201,13 @@ def _spreads(
     base: Path,
     model: WorldModel,
     monitor: Monitor,
-    cache: LatentCache,
+    latents: LatentCache,
     nominal: list[EncodedEpisode],
 ) -> tuple[SpreadReport, ...]:
     """Spread against error of three samplers on the same rollouts, nominal and shifted."""
     conditions = {"nominal": nominal[:_SPREAD_EPISODES]}
     for fault in protocol.SHIFTED:
-        conditions[fault] = cache.encoded(model, Recording(base / fault_folder(fault)))
+        conditions[fault] = latents.encoded(model, Recording(base / fault_folder(fault)))
     windows = {}
     for name, episodes in conditions.items():
         found = lengthen(_windows(model, episodes))

@@ -21,8 +21,8 @@ from safety import protocol
 _PACKAGES = ("numpy", "onnxruntime", "scipy", "torch", "gym-pusht", "dm_control", "mujoco")
 
 
-def write_results(out: Path, entries: Sequence[dict[str, Any]], seconds: float) -> None:
-    """Write safety.json and print its tables. seconds: of the jobs, without recording."""
+def write_results(out: Path, entries: Sequence[dict[str, Any]], jobs: int, seconds: float) -> None:
+    """Write safety.json and print its tables. jobs, seconds: that were run now, and how long."""
     results = {
         "date": datetime.date.today().isoformat(),
         "how": "python benchmarks/safety/study.py (protocol: benchmarks/safety/PROTOCOL.md)",
@@ -33,6 +33,7 @@ def write_results(out: Path, entries: Sequence[dict[str, Any]], seconds: float) 
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
         },
         "seeds": list(protocol.SEEDS),
+        "jobs": jobs,
         "seconds": round(seconds, 1),
         "entries": list(entries),
     }
@@ -44,12 +45,12 @@ def write_results(out: Path, entries: Sequence[dict[str, Any]], seconds: float) 
         console.print(table)
     for table in (_coverage(entries), _spread(entries)):
         console.print(table)
-    console.print(f"{path}; jobs took {seconds:.0f} s")
+    console.print(f"{path}; {jobs} jobs took {seconds:.0f} s")
 
 
 def _alarms(entries: Sequence[dict[str, Any]]) -> Table:
     table = Table(title="Nominal test episodes that alarm, alpha 0.05, 400 per seed")
-    for name in ("robot", "variant", "per seed %", "pooled %", "95 % interval"):
+    for name in ("robot", "variant", "per seed %", "pooled %", "95 % interval", "if exact"):
         table.add_column(name)
     for entry in entries:
         monitor = entry["monitor"]
@@ -63,6 +64,7 @@ def _alarms(entries: Sequence[dict[str, Any]]) -> Table:
             ),
             f"{100 * pooled.value:.2f}",
             f"{100 * pooled.low:.2f} to {100 * pooled.high:.2f}",
+            "{:.2f} to {:.2f}".format(*(100 * end for end in monitor["plausible_pooled"])),
         )
     return table
 

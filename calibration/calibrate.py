@@ -33,6 +33,7 @@ from jepa_edge.calibration.dataset import (
     Windows,
     check_lengths,
     data_sha256,
+    episode_digests,
     gather_windows,
     roll_episodes,
     split_episodes,
@@ -126,6 +127,8 @@ def calibrate_bundle(
     losses = None if risk_data is None else Recording(risk_data)
     names = list(bundle.manifest.variants) if options.variant == ALL else [options.variant]
     _splits(recording, options)  # refuse before the long part
+    if losses is not None:
+        _refuse_shared(recording, losses)
     fitted = {}
     for name in names:
         model = WorldModel.load(bundle, name, threads=options.threads)
@@ -174,6 +177,7 @@ def calibrate_model(
         seed=options.seed,
         episodes={name: len(chosen) for name, chosen in splits.items()},
         data_sha256=data_sha256(recording),
+        episode_sha256=_digests(recording, losses),
         **_conformalize(observer, data, spec, options, warnings),
         risk=None,
         domain=_domain(encoded, recording),
@@ -228,6 +232,24 @@ class _Split:
         ]
 
 
+def _digests(*recordings: Recording | None) -> tuple[str, ...]:
+    """Digests of all episodes that take part, sorted, each once."""
+    there = [recording for recording in recordings if recording is not None]
+    return tuple(sorted({digest for one in there for digest in episode_digests(one)}))
+
+
+def _refuse_shared(recording: Recording, losses: Recording) -> None:
+    """Raise InputError when the thresholds' candidates would come from the risk data itself."""
+    known = set(episode_digests(recording))
+    shared = sum(digest in known for digest in episode_digests(losses))
+    if shared:
+        raise InputError(
+            f"{shared} of {len(losses)} episodes in {losses.path} are in {recording.path} too, "
+            "which sets the candidate thresholds; the bound on the loss would not hold: pass other "
+            "runs with --risk-data"
+        )
+
+
 def _splits(recording: Recording, options: CalibrateOptions) -> dict[str, list[int]]:
     return split_episodes(len(recording), options.alpha, options.seed, options.conformal)
 
@@ -260,6 +282,7 @@ def _conformalize(
                 window_sizes(windows, spec.action)[:, : options.horizon],
                 edges,
                 [radius.alpha for radius in radii],
+                required=options.alpha,
             )
     except CalibrationError as error:
         warnings.append(f"no radii per action group: {error}")
@@ -332,7 +355,7 @@ def _report(
         spread=spread,
         action_use=use,
         gain=tuple(variable.gain.tolist()),
-        warnings=_warnings(use, coverage),
+        warnings=_warnings(use, coverage, calibration.domain),
         seconds={},
     )
 
@@ -360,8 +383,14 @@ def _domain(episodes: Sequence[EncodedEpisode], recording: Recording) -> Domain:
     )
 
 
-def _warnings(use: ActionUse, coverage: Sequence[Coverage]) -> tuple[str, ...]:
+def _warnings(use: ActionUse, coverage: Sequence[Coverage], domain: Domain) -> tuple[str, ...]:
     warnings = []
+    if domain.steps_min != domain.steps_max:
+        warnings.append(
+            f"the episodes have {domain.steps_min} to {domain.steps_max} steps: the guarantees "
+            "hold for episodes of the same mix of lengths; if long ones become more frequent, "
+            "more of them alarm"
+        )
     if use.ratio < DEAF:
         warnings.append(
             f"the model hardly listens to its actions: {LONG}-step error with shuffled actions is "

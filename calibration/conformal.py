@@ -134,14 +134,10 @@ def predictive_interval(
     return int(law.ppf(tail)), int(law.isf(tail))
 
 
-def binomial_p_value(successes: int, trials: int, probability: float) -> float:
-    """Return the exact two-sided p-value of a count under a given probability."""
-    return float(stats.binomtest(successes, trials, probability).pvalue)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionalBand:
-    """Upper band over time: step t of a fresh nominal episode stays at or below upper[t].
+    """Upper band over time: step t of a fresh nominal episode stays at or below
+    mean[t] + quantile * modulation[t].
 
     mean, modulation: (T,) float64, score units. quantile: their conformal multiple.
     """
@@ -149,11 +145,6 @@ class FunctionalBand:
     mean: NDArray[np.float64]
     modulation: NDArray[np.float64]
     quantile: float
-
-    @property
-    def upper(self) -> NDArray[np.float64]:
-        """The band, (T,) float64: a score above it is an alarm."""
-        return self.mean + self.quantile * self.modulation
 
 
 def functional_band(scores: NDArray[np.float64], alpha: float, seed: int) -> FunctionalBand:

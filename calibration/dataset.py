@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,8 @@ from jepa_edge.channels import LONG, episode_rollouts, first_step
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.latent_variable import Predictor
 from jepa_edge.progress import Progress, silent
-from jepa_edge.recording import Recording
+from jepa_edge.recording import Episode, Recording
+from jepa_edge.spread import RECENT
 from jepa_edge.world_model import WorldModel
 
 _ENCODE_BATCH = 64
@@ -74,6 +77,27 @@ def data_sha256(recording: Recording) -> str:
     return hashlib.sha256(digests.encode()).hexdigest()
 
 
+def episode_digests(recording: Recording) -> tuple[str, ...]:
+    """Return the first 16 hex digits of every episode file's sha256, whatever its name."""
+    return tuple(sha256_file(file)[:16] for file in recording.files)
+
+
+def episode_lengths(recording: Recording) -> list[int]:
+    """Return the number of actions of every episode; no frame is read.
+
+    Raises InputError when a file is damaged.
+    """
+    return [_steps(file) for file in recording.files]
+
+
+def _steps(file: Path) -> int:
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return len(arrays["actions"])
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read episode {file}: {error}; record it again") from error
+
+
 def encode_recording(
     model: WorldModel, recording: Recording, progress: Progress, stage: str = "encode"
 ) -> list[EncodedEpisode]:
@@ -83,19 +107,27 @@ def encode_recording(
     """
     episodes = []
     for index, episode in enumerate(recording):
-        parts = [
-            model.encode(np.ascontiguousarray(episode.frames[start : start + _ENCODE_BATCH]))
-            for start in range(0, len(episode.frames), _ENCODE_BATCH)
-        ]
-        latents = np.concatenate(parts)
-        if not np.isfinite(latents).all():
-            raise InputError(
-                f"{recording.files[index]} encodes to numbers that are not finite; "
-                "drop the episode or check the exported encoder"
-            )
-        episodes.append(EncodedEpisode(name=episode.name, latents=latents, actions=episode.actions))
+        episodes.append(encode_episode(model, episode))
         progress(stage, index + 1, len(recording))
     return episodes
+
+
+def encode_episode(model: WorldModel, episode: Episode) -> EncodedEpisode:
+    """Encode one episode with the model, in batches.
+
+    Raises InputError when it does not fit, or encodes to non-finite numbers.
+    """
+    parts = [
+        model.encode(np.ascontiguousarray(episode.frames[start : start + _ENCODE_BATCH]))
+        for start in range(0, len(episode.frames), _ENCODE_BATCH)
+    ]
+    latents = np.concatenate(parts)
+    if not np.isfinite(latents).all():
+        raise InputError(
+            f"episode {episode.name} encodes to numbers that are not finite; "
+            "drop it or check the exported encoder"
+        )
+    return EncodedEpisode(name=episode.name, latents=latents, actions=episode.actions)
 
 
 def split_episodes(count: int, alpha: float, seed: int, conformal: int = 0) -> dict[str, list[int]]:
@@ -134,17 +166,19 @@ def split_episodes(count: int, alpha: float, seed: int, conformal: int = 0) -> d
 
 
 def check_lengths(recording: Recording, history: int, horizon: int) -> None:
-    """Raise CalibrationError when an episode is too short to hold one window.
+    """Raise CalibrationError when an episode is too short to hold one window and its recent past.
 
-    It reads every episode, which is quick beside encoding it. Raises InputError as reading does.
+    The spread's radius takes one window of every conformal episode, with the RECENT latents before
+    it that it will have at run time. It reads every episode, which is quick beside encoding it.
+    Raises InputError as reading does.
     """
-    needed = max(history - 1 + horizon, first_step(history) + LONG)
+    needed = max(RECENT + history - 1 + horizon, first_step(history) + LONG)
     for episode, file in zip(recording, recording.files, strict=True):
         if len(episode.actions) < needed:
             raise CalibrationError(
                 f"{file} has {len(episode.actions)} actions, a window of history {history} and "
-                f"horizon {horizon} needs {needed}; drop short episodes, record longer ones or "
-                "lower the horizon"
+                f"horizon {horizon} needs {needed}, {RECENT} of them before it; drop short "
+                "episodes, record longer ones or lower the horizon"
             )
 
 

@@ -17,6 +17,8 @@ from jepa_edge.progress import Progress, silent
 from jepa_edge.spread import RECENT, SpreadCalibration, recent_mean
 
 _RECENCIES = np.arange(0.0, 1.0, 0.05)
+_ALIKE = 0.01
+"""Rank correlations that differ by less count as equal."""
 _MINIMUM = 8
 """Fewest windows with a past that a share of recency is fitted on."""
 
@@ -101,7 +103,8 @@ def fit_spread(
         expected = candidate.spread(variance[known], recent[known]).astype(np.float64)
         steps = range(expected.shape[1])
         ranked.append(np.mean([spearman(expected[:, h], squared[known, h]) for h in steps]))
-    return candidates[int(np.argmax(ranked))]
+    # Among shares that rank nominal windows alike, the largest: recency is what tells a shift.
+    return candidates[int(np.flatnonzero(np.array(ranked) >= max(ranked) - _ALIKE)[-1])]
 
 
 def conformalize_spread(
@@ -116,6 +119,11 @@ def conformalize_spread(
 ) -> SpreadCalibration:
     """Set the radius per horizon on one random window of each episode.
 
+    A window that is drawn at random from a fresh episode then has its error below the bound with
+    probability at least 1 - alpha, if futures are sampled as here: as many, from a history that is
+    as long. Not every window of an episode at once, nor windows that were picked for a reason.
+    Every window is sampled with a seed of its own, seed + its row.
+
     sampler: publishes the spread that `calibration` makes (`CalibratedSampler`). windows: from
     episodes that nothing was fitted on, histories as long as they will be at run time.
     Raises CalibrationError when there are too few episodes for alpha.
@@ -124,11 +132,17 @@ def conformalize_spread(
     part = windows.take(np.array([rng.choice(np.flatnonzero(windows.episode == e)) for e in names]))
     error, ratio = np.sqrt(_squared_error(part)), np.empty((len(part), part.horizon))
     for row in range(len(part)):
-        futures = sampler.sample(part.history[row], part.actions[row], samples, seed)
+        futures = sampler.sample(part.history[row], part.actions[row], samples, seed + row)
         ratio[row] = error[row] / np.maximum(futures.spread.astype(np.float64), 1e-30)
         progress("conformalize spread", row + 1, len(part))
     radius = [conformal_quantile(column, alpha) for column in ratio.T]
-    return replace(calibration, radius=np.array(radius, np.float32), alpha=alpha)
+    return replace(
+        calibration,
+        radius=np.array(radius, np.float32),
+        alpha=alpha,
+        samples=samples,
+        latents=windows.history.shape[1],
+    )
 
 
 def _squared_error(windows: Windows) -> NDArray[np.float64]:

@@ -47,11 +47,14 @@ def fit_group_radii(
     sizes: NDArray[np.float64],
     edges: tuple[tuple[float, ...], ...],
     alphas: Sequence[float],
+    required: float | None = None,
 ) -> ActionGroups:
     """Set conformal radii per group and step, from all windows of the conformal episodes.
 
     energies, sizes: (W, H), innovation energies and `window_sizes`. episode: (W,), which episode
-    each window comes from. edges: from `fit_edges` on other episodes.
+    each window comes from. edges: from `fit_edges` on other episodes. required: the one of the
+    alphas that must be supported; those of the others that a group is too small for are left out.
+    None requires all of them.
     Given that a fresh nominal episode has windows in a group, one of them drawn at random lies
     within the group's radius with probability at least 1 - alpha: the episodes that have such
     windows are exchangeable among themselves.
@@ -65,8 +68,10 @@ def fit_group_radii(
         for g in range(count)
     ]
     total = len(np.unique(episode))
-    for alpha in alphas:
+    for alpha in alphas if required is None else (required,):
         _check_enough(parts, total, alpha)
+    least = min(len(scores) for row in parts for scores in row)
+    alphas = [alpha for alpha in alphas if least >= required_episodes(alpha)]
     return ActionGroups(
         edges=edges,
         radii=tuple(

@@ -44,15 +44,22 @@ def percent(rate: Rate) -> str:
 def _summary(report: VariantReport) -> Section:
     calibration, thresholds = report.calibration, report.calibration.thresholds
     splits = ", ".join(f"{name} {count}" for name, count in calibration.episodes.items())
+    bounds_loss = calibration.risk is not None
     domain = calibration.domain
     rows = [
         ["episodes per split", splits],
-        ["held-out episodes that raise CAUTION", percent(report.false_alarms)],
-        ["held-out episodes that reach REJECT", percent(report.rejections)],
+        ["held-out episodes that pass the CAUTION threshold", percent(report.false_alarms)],
+        ["held-out episodes that pass the REJECT threshold", percent(report.rejections)],
         ["held-out steps above the CAUTION threshold", f"{100 * report.steps_alarmed:.2f} %"],
         [
             "CAUTION threshold",
-            f"{thresholds.caution:.3f}, at most {100 * thresholds.caution_alpha:.3g} % of episodes",
+            f"{thresholds.caution:.3f}, "
+            + (
+                f"passed by {100 * thresholds.caution_alpha:.3g} % of the conformal episodes; "
+                "bounds your own loss, no share of nominal episodes is guaranteed"
+                if bounds_loss
+                else f"at most {100 * thresholds.caution_alpha:.3g} % of episodes"
+            ),
         ],
         [
             "REJECT threshold",
@@ -71,7 +78,7 @@ def _summary(report: VariantReport) -> Section:
             (
                 f"blocks of {drift.block_steps} steps against {len(drift.nominal)} nominal ones; "
                 "ever raised on a robot that stays nominal with probability at most "
-                f"{drift.alpha:g}"
+                f"{drift.alpha:g} per start of the process, beside the thresholds"
             ),
         ]
     )
@@ -84,8 +91,7 @@ def _summary(report: VariantReport) -> Section:
                     f"at most {risk.max_risk:g} per episode with confidence "
                     f"{1.0 - risk.delta:g} if CAUTION stops the robot (Learn then Test, "
                     f"{risk.episodes} episodes, mean loss {risk.risk:.4f}, "
-                    f"p = {risk.p_value:.2g}); "
-                    "the share of nominal episodes above is then measured, not guaranteed"
+                    f"p = {risk.p_value:.2g})"
                 ),
             ]
         )
@@ -93,10 +99,27 @@ def _summary(report: VariantReport) -> Section:
         title="What the thresholds promise",
         paragraphs=[
             (
-                "A nominal episode that is exchangeable with the calibration episodes exceeds a "
-                "threshold at any step and in any channel with at most the stated probability. The "
-                "probability is taken over the calibration episodes too; it holds for episodes as "
-                "long as those recorded, and says nothing about which faults are seen."
+                "A nominal episode that is exchangeable with the calibration episodes passes "
+                + ("the REJECT" if bounds_loss else "a")
+                + " threshold at any step and in any channel with at most the stated probability. "
+                "The probability is taken over the calibration episodes too; it holds for episodes "
+                "of the same mix of lengths, and says nothing about which faults are seen."
+            ),
+            *(
+                [
+                    (
+                        "The CAUTION threshold was lowered to bound your own loss, on the very "
+                        "scores that it is one of: its share of nominal episodes is measured, not "
+                        "guaranteed."
+                    )
+                ]
+                if bounds_loss
+                else []
+            ),
+            (
+                "The promise is about scores and thresholds. The drift alarm adds its own alpha; "
+                "flags for leaving the calibrated domain, for the input and for overload come on "
+                "top, with no share of alpha."
             ),
             *(f"Warning: {warning}." for warning in report.warnings),
         ],

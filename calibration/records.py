@@ -123,7 +123,8 @@ class ActionUse(_Record, frozen=True, kw_only=True):
 class VariantReport(_Record, frozen=True, kw_only=True):
     """Everything the calibration of one variant measured, and the calibration itself.
 
-    false_alarms: held-out nominal episodes that reach CAUTION; rejections: that reach REJECT.
+    false_alarms: held-out nominal episodes that pass the CAUTION threshold; rejections: the REJECT
+    one. At most a share alpha would, unless calibration.risk says that CAUTION bounds a loss.
     steps_alarmed: share of held-out steps above the caution threshold. seconds: per stage.
     """
 

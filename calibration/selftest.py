@@ -34,6 +34,10 @@ SELFTEST_FAULTS = ("occlusion", "freeze", "exposure", "salt", "inverted", "delay
 """Faults that recorded streams can show: four of the camera, two of the actuators."""
 
 
+FEW_EPISODES = 24
+"""A self-test on fewer episodes sees little."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTest:
     """A variant's self-test before it is written. episodes: numbers within the recording."""
@@ -46,14 +50,28 @@ class StoredTest:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the bench itself does not pass: no other machine should then."""
-        return tuple(
+        """What the bench itself does not pass, no other machine should then; and blunt checks."""
+        blunt = [check.name for check in self.checks if _is_blunt(check)]
+        few: list[str] = []
+        if blunt:
+            few.append(
+                f"the self-test accepts anything for {', '.join(blunt)}, on {len(self.episodes)} "
+                "stored episodes; a machine that is wrong there would pass: store more with "
+                "--selftest-episodes"
+            )
+        elif len(self.episodes) < FEW_EPISODES:
+            few.append(
+                f"the self-test holds {len(self.episodes)} episodes, fewer than {FEW_EPISODES}: "
+                "only coarse faults of a machine show; store more with --selftest-episodes"
+            )
+        failed = tuple(
             f"the bench itself does not pass its self-test: {check.name} {check.bench} of "
             f"{check.trials}, accepted are {check.low} to {check.high}; the machines that need it "
             "will refuse to arm: look at the held-out episodes, or calibrate again"
             for check in self.checks
             if not check.low <= check.bench <= check.high
         )
+        return (*failed, *few)
 
 
 def prepare_selftest(
@@ -123,6 +141,11 @@ def make_checks(counts: Counts, plan: Plan, calibration: Calibration) -> tuple[C
         Check(name=name, trials=trials, bench=bench, low=low, high=high)
         for name, bench, low, high in rows
     )
+
+
+def _is_blunt(check: Check) -> bool:
+    """Whether every count passes."""
+    return check.low == 0 and check.high == check.trials
 
 
 def least_successes(successes: int, trials: int, tail: float) -> int:

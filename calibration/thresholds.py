@@ -41,7 +41,7 @@ _SCORE_ONE = 0.9
 def fit_standardization(measured: Sequence[NDArray[np.float64]]) -> tuple[ChannelScale, ...]:
     """Scale every channel and tail so that its worst step per episode is seldom above 1.
 
-    measured: base channels of each episode, (T_k, 6). Each tail then spends a like share of the
+    measured: base channels of each episode, (T_k, 8). Each tail then spends a like share of the
     false alarms, however heavy it is; a common median and MAD would hand all of it to the
     heaviest. These constants carry no guarantee; the thresholds do, from other episodes.
     """
@@ -163,13 +163,6 @@ def channel_scores(
     """Return the scores of all channels at all steps of one episode: (T', C)."""
     standard = standardization(scales)
     return standard.score(channels(measured, standard.center))
-
-
-def worst_scores(
-    measured: Sequence[NDArray[np.float64]], scales: tuple[ChannelScale, ...]
-) -> NDArray[np.float64]:
-    """Return the largest score over steps and channels of each episode: (n,) float64."""
-    return np.array([channel_scores(episode, scales).max() for episode in measured])
 
 
 def _positive(scale: float) -> float:

@@ -17,6 +17,7 @@ import msgspec
 
 from jepa_edge.atomic import write_atomically
 from jepa_edge.binding import Binding, current_binding, machine_mismatches
+from jepa_edge.errors import InputError
 from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import Sha256
 from jepa_edge.version import __version__
@@ -67,9 +68,14 @@ def read_record(
 ) -> ArmingRecord | None:
     """Return the record of a self-test that passed for exactly this, or None.
 
-    A record that cannot be read, or says something else than its name, is ignored with a warning.
+    A record that cannot be read, or says something else than its name, is ignored with a warning;
+    so is a state directory that there cannot be.
     """
-    path = record_path(model, binding, state)
+    try:
+        path = record_path(model, binding, state)
+    except InputError as error:
+        logger.warning("no record of a self-test is looked for: %s", error)
+        return None
     try:
         record = msgspec.json.decode(path.read_bytes(), type=ArmingRecord)
     except FileNotFoundError:
@@ -85,7 +91,10 @@ def read_record(
 
 
 def write_record(record: ArmingRecord, model: WorldModel, state: Path | None = None) -> Path:
-    """Store the record of a passed self-test, atomically, and return its path."""
+    """Store the record of a passed self-test, atomically, and return its path.
+
+    Raises InputError when there is no place for it.
+    """
     path = record_path(model, record.binding, state)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json_bytes(record))
@@ -93,7 +102,10 @@ def write_record(record: ArmingRecord, model: WorldModel, state: Path | None = N
 
 
 def remove_record(model: WorldModel, binding: Binding, state: Path | None = None) -> None:
-    """Remove the record, if there is one: the monitor is not armed any more."""
+    """Remove the record, if there is one: the monitor is not armed any more.
+
+    Raises InputError when there is no place for a record.
+    """
     record_path(model, binding, state).unlink(missing_ok=True)
 
 
@@ -105,8 +117,17 @@ def record_path(model: WorldModel, binding: Binding, state: Path | None = None) 
 
 
 def state_directory() -> Path:
-    """Return $XDG_STATE_HOME/jepa-edge, by default ~/.local/state/jepa-edge."""
+    """Return $XDG_STATE_HOME/jepa-edge, by default ~/.local/state/jepa-edge.
+
+    Raises InputError when neither is there: a service without a home directory.
+    """
     home = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG specification: a relative path is to be ignored.
-    base = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "state"
-    return base / "jepa-edge"
+    if Path(home).is_absolute():  # the XDG specification: a relative path is to be ignored
+        return Path(home) / "jepa-edge"
+    try:
+        return Path.home() / ".local" / "state" / "jepa-edge"
+    except RuntimeError as error:
+        raise InputError(
+            f"there is no state directory ({error}); pass --state DIR or set XDG_STATE_HOME to an "
+            "absolute path"
+        ) from error

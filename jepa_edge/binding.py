@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a calibration is valid for: engine, preprocessing, runtime, kind of machine."""
+"""What a calibration is valid for: engine, preprocessing, scoring, runtime, kind of machine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from jepa_edge.channels import scoring_sha256
 from jepa_edge.engine import instruction_sets
 from jepa_edge.manifest import Manifest, Sha256
 
@@ -50,14 +51,16 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What moves the scores of a model.
 
     engine_sha256: `Manifest.variant_sha256` of the graphs. preprocessing_sha256: of the observation
-    and action specs, and of what a Session does to a frame. runtime: inference library, version and
-    provider; the digest of an engine that was compiled on the device belongs in it. device_class:
-    architecture and the instruction sets that kernels are chosen by, or a GPU's name and compute
-    capability.
+    and action specs, and of what a Session does to a frame. scoring_sha256: of the constants and
+    the number of the formulas that turn latents into scores (`channels.scoring_sha256`). runtime:
+    inference library, version and provider; the digest of an engine that was compiled on the device
+    belongs in it. device_class: architecture and the instruction sets that kernels are chosen by,
+    or a GPU's name and compute capability.
     """
 
     engine_sha256: Sha256
     preprocessing_sha256: Sha256
+    scoring_sha256: Sha256
     runtime: Words
     device_class: Words
 
@@ -67,6 +70,7 @@ def current_binding(model: WorldModel) -> Binding:
     return Binding(
         engine_sha256=model.manifest.variant_sha256(model.variant),
         preprocessing_sha256=preprocessing_sha256(model.manifest),
+        scoring_sha256=scoring_sha256(),
         runtime=model.runtime,
         device_class=model.device_class,
     )
@@ -82,7 +86,7 @@ def preprocessing_sha256(manifest: Manifest) -> str:
 
 
 def model_mismatches(expected: Binding, actual: Binding) -> list[str]:
-    """Say where engine or preprocessing differ: no self-test mends that. Empty where they agree."""
+    """Say where engine, preprocessing or scoring differ: no self-test mends that. Empty if none."""
     told = []
     if expected.engine_sha256 != actual.engine_sha256:
         told.append(
@@ -93,6 +97,11 @@ def model_mismatches(expected: Binding, actual: Binding) -> list[str]:
         told.append(
             f"the preprocessing is {actual.preprocessing_sha256[:12]}, calibrated was "
             f"{expected.preprocessing_sha256[:12]} (frame size, color, rate, actions)"
+        )
+    if expected.scoring_sha256 != actual.scoring_sha256:
+        told.append(
+            f"the scoring is {actual.scoring_sha256[:12]}, calibrated was "
+            f"{expected.scoring_sha256[:12]} (formulas and constants of another jepa-edge)"
         )
     return told
 
@@ -107,11 +116,6 @@ def machine_mismatches(expected: Binding, actual: Binding) -> list[str]:
             f"the device is {actual.device_class!r}, calibrated was {expected.device_class!r}"
         )
     return told
-
-
-def mismatches(expected: Binding, actual: Binding) -> list[str]:
-    """Say in plain words where two bindings differ; empty where they agree."""
-    return [*model_mismatches(expected, actual), *machine_mismatches(expected, actual)]
 
 
 @functools.cache

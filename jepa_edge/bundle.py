@@ -45,7 +45,7 @@ class Bundle:
         """Read and verify a bundle.
 
         trusted_key: from `jepa_edge.signing.load_public_key`; the bundle must carry its signature,
-        and then holds regular files only, and no other than it lists.
+        and then holds regular files only, and no file or folder that it does not list.
         Raises BundleError when it is missing, renamed, truncated, altered, or reaches outside, or
         is not signed by the trusted key.
         """
@@ -54,6 +54,8 @@ class Bundle:
         if not path.is_dir():
             raise BundleError(f"{path} does not exist, or is no directory; check the path")
         manifest_path = path / MANIFEST_NAME
+        if manifest_path.is_symlink():
+            raise BundleError(f"{manifest_path} is a link; copy the bundle again as regular files")
         if not manifest_path.is_file():
             raise BundleError(
                 f"{path} is not a bundle: it has no {MANIFEST_NAME}; "

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from jepa_edge.binding import Binding, model_mismatches, preprocessing_sha256
 from jepa_edge.bundle import Bundle
-from jepa_edge.channels import CHANNELS
+from jepa_edge.channels import CHANNELS, scoring_sha256
 from jepa_edge.drift import DriftReference
 from jepa_edge.errors import CalibrationError
 from jepa_edge.groups import ActionGroups
@@ -147,12 +147,14 @@ class Domain(_Strict, frozen=True, kw_only=True):
 class Calibration(_Strict, frozen=True, kw_only=True):
     """All of calibration/<variant>.json.
 
-    binding: the graphs, preprocessing, runtime and kind of machine that it was fitted on.
+    binding: the graphs, preprocessing, scoring, runtime and machine that it was fitted on.
     heads_sha256: of calibration/<variant>.safetensors. episodes: how many per split (fit,
-    standardize, conformal, test). data_sha256: over the sha256 of every episode file. tools:
-    versions of what made it. groups: radii per size of action, null where there are too few
-    episodes. drift: reference of the alarm for slow drift. risk: evidence for a threshold that the
-    user's own loss asked for; `thresholds.caution` is not above it.
+    standardize, conformal, test). data_sha256: over the sha256 of every episode file.
+    episode_sha256: first 16 hex digits of each, risk data included, so that a test on one of them
+    is noticed; empty where that was not recorded. tools: versions of what made it. groups: radii
+    per size of action, null where there are too few episodes. drift: reference of the alarm for
+    slow drift. risk: evidence for a threshold that the user's own loss asked for;
+    `thresholds.caution` is not above it.
     """
 
     schema_version: int = CALIBRATION_VERSION
@@ -163,6 +165,7 @@ class Calibration(_Strict, frozen=True, kw_only=True):
     seed: int
     episodes: dict[str, int]
     data_sha256: Sha256
+    episode_sha256: tuple[Annotated[str, Meta(pattern="^[0-9a-f]{16}$")], ...] = ()
     channels: tuple[ChannelScale, ...]
     thresholds: Thresholds
     radii: tuple[Radius, ...]
@@ -205,8 +208,9 @@ class Calibration(_Strict, frozen=True, kw_only=True):
 def read_calibration(bundle: Bundle, variant: str) -> Calibration:
     """Read and check the calibration of a variant.
 
-    Raises CalibrationError when there is none, it is damaged, or it belongs to other graphs or
-    another preprocessing. Whether it is good for this machine is `Monitor.load`'s to say.
+    Raises CalibrationError when there is none, it is damaged, or it belongs to other graphs,
+    another preprocessing or other channel code. Whether it is good for this machine is
+    `Monitor.load`'s to say.
     """
     name = calibration_name(variant)
     if name not in bundle.manifest.files or heads_name(variant) not in bundle.manifest.files:
@@ -225,6 +229,7 @@ def read_calibration(bundle: Bundle, variant: str) -> Calibration:
         calibration.binding,
         engine_sha256=bundle.manifest.variant_sha256(variant),
         preprocessing_sha256=preprocessing_sha256(bundle.manifest),
+        scoring_sha256=scoring_sha256(),
     )
     differing = model_mismatches(calibration.binding, here)
     if differing or calibration.variant != variant:

@@ -8,17 +8,25 @@ that scores of all channels share one threshold.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.density import Flow
+from jepa_edge.density import FLOW_STEPS, Flow
 from jepa_edge.flags import Reason
-from jepa_edge.latent_variable import LatentVariable, Predictor, Transitions
-from jepa_edge.mlp import MLP, require
+from jepa_edge.latent_variable import LOG_LIMIT, LatentVariable, Predictor, Transitions
+from jepa_edge.mlp import INPUT_LIMIT, MLP, require
 from jepa_edge.rollout import roll
+from jepa_edge.spread import FADING, RECENT
+
+SCORING = 1
+"""Number of the formulas from latents to scores and spreads: of this module, density.py, mlp.py,
+latent_variable.py and spread.py. Raise it whenever one of them changes what comes out, and every
+calibration is refused; the constants count by themselves (`scoring_sha256`)."""
 
 LONG = 4
 """Steps of the longer prediction that is compared with what came."""
@@ -182,7 +190,8 @@ class Observer:
             spread[batch:],
             variable.disagreement(ahead),
         ]
-        stacked = np.nan_to_num(np.stack(energies, axis=1).astype(np.float64), nan=np.inf)
+        stacked = np.stack(energies, axis=1).astype(np.float64)
+        stacked[np.isnan(stacked)] = np.inf
         values = np.log(np.maximum(stacked, _FLOOR))
         values[np.ix_(steps.young, _LONG_INDICES)] = np.nan
         return values
@@ -341,3 +350,23 @@ def first_step(history: int) -> int:
     """Index of the first latent that can be judged: it needs a full history, and two changes and
     LAGS earlier actions."""
     return max(history, 2, 1 + LAGS)
+
+
+def scoring_sha256() -> str:
+    """Return the digest of all that turns latents into scores and is not in the heads file."""
+    constants = {
+        "scoring": SCORING,
+        "channels": [(c.name, int(c.reason), c.low_tail, c.mean) for c in CHANNELS],
+        "long": LONG,
+        "lags": LAGS,
+        "decay": _DECAY,
+        "floor": _FLOOR,
+        "action_floor": _ACTION_FLOOR,
+        "clip": _CLIP,
+        "flow_steps": FLOW_STEPS,
+        "log_limit": LOG_LIMIT,
+        "input_limit": INPUT_LIMIT,
+        "recent": RECENT,
+        "fading": FADING,
+    }
+    return hashlib.sha256(msgspec.json.encode(constants, order="sorted")).hexdigest()

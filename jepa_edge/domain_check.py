@@ -21,6 +21,10 @@ _ROUNDING = 1e-6
 """Slack for an action that never varied, relative to its size: float32 keeps seven digits."""
 
 
+_RATE_ROUNDING = 1e-4
+"""Slack for the rate, relative: seconds since 1970 are good to 2.4e-7 s as float64."""
+
+
 class DomainCheck:
     """Holds actions and frame rate against the calibrated domain."""
 
@@ -44,7 +48,7 @@ class DomainCheck:
             return Reason.OUT_OF_DOMAIN
         if len(self._stamps_s) > _RATE_GAPS:
             rate_hz = _RATE_GAPS / (self._stamps_s[-1] - self._stamps_s[0])
-            if abs(rate_hz / self._rate_hz - 1.0) > self._tolerance:
+            if abs(rate_hz / self._rate_hz - 1.0) > self._tolerance + _RATE_ROUNDING:
                 return Reason.OUT_OF_DOMAIN
         return Reason(0)
 
@@ -56,8 +60,11 @@ class DomainCheck:
 class FalseAlarmBudget:
     """Counts judged frames in units of the longest calibration episode.
 
-    The conformal promise is at most alpha false alarms per episode of that length; a longer run
-    spends it again in every further period.
+    The conformal promise is for a whole fresh episode: an alarm in at most alpha of them. Where all
+    calibration episodes had one length, that is at most alpha per stretch of it, and a longer run
+    spends it again in every further one. Of calibration episodes of several lengths the shorter
+    ones make it less: alpha then bounds a fresh mix of the same lengths, and a stretch as long as
+    the longest may exceed it.
     """
 
     def __init__(self, domain: Domain, warm_up: int) -> None:

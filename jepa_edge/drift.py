@@ -29,8 +29,9 @@ class DriftReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What nominal blocks score, and how much evidence against it makes an alarm.
 
     nominal: score of one block of each nominal episode, ascending. block_steps: steps per block.
-    alpha: probability that a robot that stays nominal ever raises the alarm, over the recording,
-    the runs and the seed. seed: of the ranks' smoothing. capacity: block scores kept at most.
+    alpha: probability that a robot that stays nominal ever raises the alarm between one start of
+    its process and the next, over the recording, the runs and the seed. seed: of the ranks'
+    smoothing. capacity: block scores kept at most.
     """
 
     nominal: tuple[float, ...]
@@ -70,14 +71,18 @@ class DriftMonitor:
     drift much slower than `capacity` blocks goes unseen.
 
     The reference was made of blocks that start with their episode. So is every run-time block: the
-    first `block_steps` steps of an episode; the rest of a longer one is not exchangeable with them
-    and is left out.
+    first `block_steps` steps of an episode; the rest of a longer one, or of one with a gap in it,
+    is not exchangeable with them and is left out.
+
+    All of it dies with the process: a new one begins a new test, with a new alpha, and drift that
+    is slower than the time between two starts goes unseen.
     Source: Vovk, Nouretdinov & Gammerman 2003, Testing exchangeability on-line; Ville 1939.
     """
 
     def __init__(self, reference: DriftReference) -> None:
         self.reference = reference
         self._steps: list[float] = []
+        self._skipping = False
         self.reset()
 
     @property
@@ -113,15 +118,21 @@ class DriftMonitor:
     def start_episode(self) -> None:
         """Begin a block with the next step; one that is unfinished is dropped."""
         self._steps.clear()
+        self._skipping = False
+
+    def skip_episode(self) -> None:
+        """Drop an unfinished block, and begin none until `start_episode`: the input had a gap."""
+        self._steps.clear()
+        self._skipping = True
 
     def add_step(self, score: float) -> bool:
         """Add one step's largest channel score; return whether the alarm is raised.
 
         Steps after the episode's first block count for nothing until `start_episode`.
-        Raises InputError when the score is NaN or minus infinity; the block is then as before.
+        Raises InputError when the score is not finite; the block is then as before.
         """
         _check_score(score)
-        if len(self._steps) == self.reference.block_steps:
+        if self._skipping or len(self._steps) == self.reference.block_steps:
             return self._alarmed
         self._steps.append(score)
         if len(self._steps) < self.reference.block_steps:
@@ -131,7 +142,7 @@ class DriftMonitor:
     def add_block(self, score: float) -> bool:
         """Add one block's score; return whether the alarm is raised, which ends the test.
 
-        Raises InputError when the score is NaN or minus infinity.
+        Raises InputError when the score is not finite.
         """
         _check_score(score)
         if self._alarmed:
@@ -188,8 +199,8 @@ def conformal_p_values(
 
 
 def _check_score(score: float) -> None:
-    if math.isnan(score) or score == -math.inf:
+    if not math.isfinite(score):
         raise InputError(
-            f"drift score is {score}, expected a number or plus infinity; pass the largest channel "
-            "score of a step that was judged"
+            f"drift score is {score}, expected a finite number; pass the largest channel score of "
+            "a step that was judged"
         )

@@ -172,7 +172,8 @@ class CalibratedSampler:
     """Any sampler, with `Futures.spread` and `Futures.bound` calibrated per horizon.
 
     Older latents than the model's history, RECENT at best, sharpen the spread; without them it
-    rests on the sampler's variance alone.
+    rests on the sampler's variance alone. The bound is None unless as many samples and latents are
+    used as it was calibrated with.
     """
 
     def __init__(
@@ -202,7 +203,8 @@ class CalibratedSampler:
             recent = recent_energy(self._model, history[None], actions[None], self._history)
         variance = futures.aleatoric.astype(np.float64) + futures.epistemic
         spread = self._calibration.spread(variance, None if recent is None else recent[0])
-        return replace(futures, spread=spread, bound=self._calibration.bound(spread))
+        used = min(len(history), self._history + RECENT)
+        return replace(futures, spread=spread, bound=self._calibration.bound(spread, samples, used))
 
 
 def make_sampler(model: WorldModel, variable: LatentVariable) -> Sampler:
@@ -210,9 +212,8 @@ def make_sampler(model: WorldModel, variable: LatentVariable) -> Sampler:
 
     Calibrated if the variable is: its calibration was fitted on this very sampler.
     """
-    sampler: Sampler = FutureSampler(model, variable)
-    if model.z_dim:
-        sampler = NativeSampler(model, variable)
+    own = NativeSampler if model.z_dim else FutureSampler
+    sampler: Sampler = own(model, variable)
     if variable.calibration is None:
         return sampler
     return CalibratedSampler(model, sampler, variable.calibration, model.manifest.history)
@@ -227,7 +228,8 @@ def recent_energy(
     """Mean squared innovation of the newest latents, the newest weighing most: (B,) float64.
 
     history: (B, T + R, N, D), R of 1 or more; at most RECENT are used. actions: (B, T + R - 1 or
-    more, A), raw units, the first ones lie between the latents. steps: T. Per latent number.
+    more, A), raw units, the first ones lie between the latents. steps: T. Per latent number;
+    infinite where a prediction or a latent is not finite: the model broke.
     """
     batch, length = history.shape[:2]
     count = min(length - steps, RECENT)
@@ -237,4 +239,5 @@ def recent_energy(
     predicted = model.predict(np.ascontiguousarray(windows), np.ascontiguousarray(taken))
     observed = np.concatenate([history[:, end] for end in ends])
     squared = np.mean((observed.astype(np.float64) - predicted) ** 2, axis=(1, 2))
+    squared = np.where(np.isfinite(squared), squared, np.inf)
     return recent_mean(squared.reshape(count, batch))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Reason
 from jepa_edge.manifest import Manifest
+from jepa_edge.session_config import MAX_HORIZON
 
 
 class TimeCheck:
@@ -26,16 +27,22 @@ class TimeCheck:
         max_gap_periods: float,
         clock: Callable[[], float] | None,
     ) -> None:
-        """clock: None means that input is never late."""
+        """clock: None means that input is never late. A time that is no number is always late."""
         self.max_age_s = max_age_s
         self._period_s = period_s
         self._min_gap_periods = max(min_gap_periods, 1e-9)  # a stamp may never repeat
         self._max_gap_periods = max_gap_periods
         self._clock = clock
         self._last_s = -math.inf
+        self.kept = False
 
     def check(self, stamp_s: float) -> Reason:
-        """Return STALE, CLOCK_JUMP, both or neither."""
+        """Return STALE, CLOCK_JUMP, both or neither.
+
+        `kept` tells whether the next stamp is held against this one: not if it is no number, or
+        lies more than a period in the future.
+        """
+        self.kept = False
         if not math.isfinite(stamp_s):
             return Reason.CLOCK_JUMP
         age_s = self.age_s(stamp_s)
@@ -47,21 +54,21 @@ class TimeCheck:
         first = not math.isfinite(self._last_s)
         if not first and not self._min_gap_periods <= gap_periods <= self._max_gap_periods:
             reason |= Reason.CLOCK_JUMP
-        self._last_s = stamp_s
-        if age_s > self.max_age_s:
+        self._last_s, self.kept = stamp_s, True
+        if not age_s <= self.max_age_s:
             reason |= Reason.STALE
         return reason
 
     def age_s(self, stamp_s: float) -> float:
         """Return how old a stamp is; 0 without a clock."""
-        return 0.0 if self._clock is None else self._clock() - stamp_s
+        return 0.0 if self._clock is None else seconds(self._clock()) - stamp_s
 
     def overdue_s(self) -> float | None:
         """Return the current time when no frame has come for max_age_s, else None."""
         if self._clock is None:
             return None
-        now_s = self._clock()
-        return now_s if now_s - self._last_s > self.max_age_s else None
+        now_s = seconds(self._clock())
+        return None if now_s - self._last_s <= self.max_age_s else now_s
 
     def restart(self) -> None:
         """Take the next stamp as the first."""
@@ -96,6 +103,22 @@ def check_content(frame: object, action: object, manifest: Manifest) -> Reason:
     if commands is not None and not finite_float32(commands):
         return Reason.NON_FINITE
     return Reason(0)
+
+
+def checked_plan(planned: object, dim: int) -> NDArray[np.float32]:
+    """Return the planned action blocks (H, A) as float32. dim: A.
+
+    Raises InputError unless they are finite numbers of that shape, for 1 to MAX_HORIZON steps.
+    """
+    blocks = _numeric(planned, "planned")
+    if blocks.ndim != 2 or blocks.shape[1] != dim or not 1 <= len(blocks) <= MAX_HORIZON:
+        raise InputError(
+            f"planned has shape {blocks.shape}, expected (H, {dim}) with H of 1 to {MAX_HORIZON}: "
+            "one flattened block per step"
+        )
+    if not finite_float32(blocks):
+        raise InputError("planned holds NaN or infinity, expected finite numbers; drop the plan")
+    return blocks.astype(np.float32)
 
 
 def finite_float32(values: NDArray[np.generic]) -> bool:

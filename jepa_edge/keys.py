@@ -25,11 +25,14 @@ _MAX_BYTES = 4096
 def generate_key(private_key: Path, public_key: Path) -> str:
     """Write a new key pair as PEM files, the private one readable by its owner only; return the id.
 
-    Raises InputError when a file exists already, or would lie inside a bundle.
+    Raises InputError when a file exists already, would lie inside a bundle, or cannot be written,
+    or both are one; nothing is left behind then.
     """
     with cryptography_installed():
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    if private_key.resolve() == public_key.resolve():
+        raise InputError(f"both keys would go to {private_key}; choose two names")
     for path in (private_key, public_key):
         _outside_bundles(path)
         if path.exists() or path.is_symlink():
@@ -43,8 +46,12 @@ def generate_key(private_key: Path, public_key: Path) -> str:
     public = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    _write_new(private_key, secret, 0o600)
     _write_new(public_key, public, 0o644)
+    try:
+        _write_new(private_key, secret, 0o600)
+    except InputError:
+        public_key.unlink()
+        raise
     return key_id(key.public_key())
 
 
@@ -101,13 +108,21 @@ def _read_key(path: Path) -> bytes:
 
 
 def _write_new(path: Path, payload: bytes, mode: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a new file, whole or not at all. Raises InputError when it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            path.unlink()
+            raise
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
 def _outside_bundles(path: Path) -> None:

@@ -21,7 +21,7 @@ from jepa_edge.errors import InputError
 from jepa_edge.mlp import MLP, require
 from jepa_edge.spread import SpreadCalibration
 
-_LOG_LIMIT = 3.0
+LOG_LIMIT = 3.0
 """The head may move a log variance this far from its average over the fitting data."""
 
 
@@ -59,7 +59,8 @@ class Futures:
     squared latent units; by the law of total variance their sum is the variance of the latent to
     come. spread: (H,) float32, the error to expect of `mean`, root mean square per latent number;
     calibrated per horizon by `CalibratedSampler`, else the root of that sum. bound: (H,) float32,
-    which the realized error exceeds with probability alpha or less; None without a calibration.
+    which the realized error exceeds with probability alpha or less; None without a calibration for
+    as many samples and older latents.
     """
 
     latents: NDArray[np.float32]
@@ -185,17 +186,15 @@ class LatentVariable:
         energy = _core.innovation_energy(
             np.ascontiguousarray(variance), np.ascontiguousarray(factor), residual
         )
-        total = variance.mean(axis=1) + np.einsum("bdr,bdr->b", factor, factor) / factor.shape[1]
         return (
             np.asarray(energy.reshape(batch, tokens).mean(axis=1), np.float32),
-            np.asarray(total.reshape(batch, tokens).mean(axis=1), np.float32),
+            _mean_variance(variance, factor, batch),
         )
 
     def spread(self, transitions: Transitions) -> NDArray[np.float32]:
         """Mean predicted variance per latent number, trace(Sigma) / D: (B,) float32."""
         variance, factor = self.gaussian(transitions)
-        total = variance + np.sum(factor**2, axis=2)
-        return np.asarray(total.reshape(len(transitions.step), -1).mean(axis=1), np.float32)
+        return _mean_variance(variance, factor, len(transitions.step))
 
     def disagreement(self, transitions: Transitions) -> NDArray[np.float32]:
         """Mean variance of the mean heads per latent number: (B,) float32, epistemic."""
@@ -311,6 +310,8 @@ class LatentVariable:
         require("base", self.base, (horizon, dim), positive=True)
         require("factor", self.factor, (dim, rank))
         require("gain", self.gain, (horizon,))
+        if (self.gain < 0.0).any():
+            raise ValueError(f"gain is {self.gain.min():g} at least, expected 0 or more")
         inputs = 2 * dim + action + horizon
         self.scale_head.check("scale_head", inputs, dim + rank)
         self.mean_heads.check("mean_heads", inputs, dim, members)
@@ -346,7 +347,15 @@ class LatentVariable:
 
 def bounded(log_variance: NDArray[np.float32]) -> NDArray[np.float32]:
     """Keep a log variance within +-3 of its average, smoothly: 3 tanh(x / 3)."""
-    return np.asarray(_LOG_LIMIT * np.tanh(log_variance / _LOG_LIMIT), np.float32)
+    return np.asarray(LOG_LIMIT * np.tanh(log_variance / LOG_LIMIT), np.float32)
+
+
+def _mean_variance(
+    variance: NDArray[np.float32], factor: NDArray[np.float32], batch: int
+) -> NDArray[np.float32]:
+    """trace(Sigma) / D, averaged over tokens: (B,). variance: (B * N, D). factor: (B * N, D, R)."""
+    total = variance.mean(axis=1) + np.einsum("bdr,bdr->b", factor, factor) / factor.shape[1]
+    return np.asarray(total.reshape(batch, -1).mean(axis=1), np.float32)
 
 
 def _rows(latents: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_INPUT_LIMIT = 6.0
+INPUT_LIMIT = 6.0
 """Standardized inputs are cut here: a head must not extrapolate without bounds on a new scene."""
 
 
@@ -39,7 +39,7 @@ class MLP:
     def standardize(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Center, scale and cut inputs (B, I), as the first layer sees them."""
         scaled = (inputs - self.center) / self.scale
-        return np.asarray(np.clip(scaled, -_INPUT_LIMIT, _INPUT_LIMIT), np.float32)
+        return np.asarray(np.clip(scaled, -INPUT_LIMIT, INPUT_LIMIT), np.float32)
 
     def check(self, name: str, inputs: int, outputs: int, heads: tuple[int, ...] = ()) -> None:
         """Raise ValueError unless this maps I = inputs to O = outputs with float32 arrays.

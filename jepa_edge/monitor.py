@@ -37,6 +37,8 @@ from jepa_edge.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
 
+_UNCHECKED = "not checked against this machine; get the monitor from Monitor.load"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelScores:
@@ -55,11 +57,6 @@ class ChannelScores:
     reasons: Reason
     confidence: float
 
-    @property
-    def worst(self) -> str:
-        """Name of the channel with the largest score."""
-        return CHANNELS[int(np.argmax(self.scores))].name
-
     def by_channel(self) -> dict[str, float]:
         """Score per channel name, only those that are there."""
         return {
@@ -72,19 +69,20 @@ class ChannelScores:
 class Monitor:
     """Streams through one episode at a time; `reset` between episodes.
 
-    `update` costs one predictor call with a batch of at most LONG. disarmed_reason: why the
-    verdicts must not be acted on; empty when they may be.
+    `update` costs one predictor call with a batch of at most LONG. One that was not loaded from a
+    bundle is not armed.
     """
 
     def __init__(self, model: WorldModel, observer: Observer, calibration: Calibration) -> None:
         self.model = model
         self.observer = observer
         self.calibration = calibration
-        self.disarmed_reason = ""
+        self._disarmed_reason = _UNCHECKED
         self.standardization = standardization(calibration.channels)
         self._history = model.manifest.history
         self.drift = DriftMonitor(calibration.drift)
         self._sampler: Sampler | None = None
+        self._seen = 0
         self.reset()
 
     @classmethod
@@ -120,7 +118,7 @@ class Monitor:
                 f"takes {manifest.action.dim}; run `jepa-edge calibrate` again"
             )
         monitor = cls(model, observer, calibration)
-        monitor.disarmed_reason = disarmed_reason(model, calibration.binding, state)
+        monitor._disarmed_reason = disarmed_reason(model, calibration.binding, state)
         if not monitor.armed:
             logger.info("not armed: %s", monitor.disarmed_reason)
         return monitor
@@ -131,9 +129,9 @@ class Monitor:
         return self.observer.latent_variable
 
     @property
-    def steps(self) -> int:
-        """Latents seen since the last reset."""
-        return self._seen
+    def disarmed_reason(self) -> str:
+        """Why the verdicts must not be acted on; empty when they may be. Only `load` clears it."""
+        return self._disarmed_reason
 
     @property
     def armed(self) -> bool:
@@ -145,10 +143,17 @@ class Monitor:
         """Whether the scores have drifted away from the calibration's over many episodes."""
         return self.drift.alarmed
 
-    def reset(self) -> None:
-        """Forget the episode so far; what is known of drift stays."""
+    def reset(self, *, new_episode: bool = True) -> None:
+        """Forget the episode so far; what is known of drift stays.
+
+        new_episode: False after a gap in an episode that goes on. Its drift block is dropped, and
+        no other begins: blocks are exchangeable only where they start with their episode.
+        """
+        if new_episode:
+            self.drift.start_episode()
+        elif self._seen:
+            self.drift.skip_episode()
         self._seen = 0
-        self.drift.start_episode()
         self._means: NDArray[np.float64] | None = None
         self._latents: deque[NDArray[np.float32]] = deque(maxlen=first_step(self._history))
         self._actions: deque[NDArray[np.float32]] = deque(maxlen=first_step(self._history))
@@ -201,7 +206,10 @@ class Monitor:
         values = channels(measured, self.standardization.center, self._means)
         self._means = values[0, len(BASE_CHANNELS) :]
         scores = self.scores(values[0])
-        self.drift.add_step(scores.score)
+        if np.isfinite(scores.score):
+            self.drift.add_step(scores.score)
+        else:  # a broken step is no evidence of drift, nor is a block without it
+            self.drift.skip_episode()
         return scores
 
     def scores(self, values: NDArray[np.float64]) -> ChannelScores:
@@ -231,8 +239,10 @@ class Monitor:
         """Score a whole episode at once: (T + 1, C), NaN while the history fills.
 
         latents: (T + 1, N, D) float32. actions: (T, A) float32, raw units. Gives what `update`
-        gives step by step, faster.
+        gives step by step, faster. Raises InputError on other shapes or numbers that are not
+        finite.
         """
+        latents, actions = self._checked_episode(latents, actions)
         scores = np.full((len(latents), len(CHANNELS)), np.nan)
         first = first_step(self._history)
         if len(latents) > first:
@@ -279,6 +289,22 @@ class Monitor:
                 f"numbers: a block of {manifest.action.block} commands, flattened"
             )
         return latent.astype(np.float32), action.astype(np.float32)
+
+    def _checked_episode(
+        self, latents: NDArray[np.float32], actions: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        manifest, steps = self.model.manifest, len(latents) - 1
+        expected = (
+            ("latents", latents, (steps + 1, manifest.latent.tokens, manifest.latent.dim)),
+            ("actions", actions, (steps, manifest.action.dim)),
+        )
+        for name, values, shape in expected:
+            if values.shape != shape or not np.isfinite(values).all():
+                raise InputError(
+                    f"{name} has shape {values.shape}, expected {shape} finite numbers: one "
+                    "action between two latents"
+                )
+        return latents.astype(np.float32, copy=False), actions.astype(np.float32, copy=False)
 
 
 def standardization(scales: tuple[ChannelScale, ...]) -> Standardization:

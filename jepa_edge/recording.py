@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import lzma
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +26,21 @@ from jepa_edge.manifest import ActionSpec, ObservationSpec
 
 INFO_NAME = "recording.json"
 _RATE_TOLERANCE = 0.01
+
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    RuntimeError,  # a compression that is not there, an encrypted member
+    MemoryError,  # a header that promises more than there is
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+)
+"""What numpy and zipfile raise on files that are not what they should be."""
 
 
 class RecordingInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,7 +162,7 @@ class Recording:
                     state=arrays.get("state"),
                     loss=arrays.get("loss"),
                 )
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise InputError(f"cannot read episode {file}: {error}; record it again") from error
         if episode.actions.shape[1] != self.info.action_dim:
             raise InputError(

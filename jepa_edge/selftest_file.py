@@ -9,7 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from jepa_edge.bundle import Bundle
-from jepa_edge.errors import BundleError, CalibrationError
+from jepa_edge.calibration_file import Calibration, read_calibration
+from jepa_edge.errors import BundleError, CalibrationError, InputError
+from jepa_edge.faults import parse_fault
 from jepa_edge.manifest import Sha256, calibration_name
 from jepa_edge.recording import INFO_NAME, Recording
 
@@ -88,7 +90,7 @@ def read_selftest(bundle: Bundle, variant: str) -> tuple[SelfTest, Recording]:
     """Read a variant's self-test and open its episodes.
 
     Raises CalibrationError when there is none, or it belongs to another calibration, BundleError
-    when it is damaged.
+    when it is damaged or does not fit its own episodes.
     """
     name, files = selftest_name(variant), bundle.manifest.files
     if name not in files:
@@ -120,4 +122,34 @@ def read_selftest(bundle: Bundle, variant: str) -> tuple[SelfTest, Recording]:
             f"{len(listed)} and the self-test {len(selftest.plan.starts)}; remove what is not the "
             "bundle's, or copy it again"
         )
+    _check_plan(selftest, recording, read_calibration(bundle, variant), bundle)
     return selftest, recording
+
+
+def _check_plan(
+    selftest: SelfTest, recording: Recording, calibration: Calibration, bundle: Bundle
+) -> None:
+    """Raise BundleError unless every check of the plan can be counted on the episodes.
+
+    CalibrationError when the calibration has no radii for the plan's alpha.
+    """
+    where, plan = f"{bundle.path / selftest_name(selftest.variant)}", selftest.plan
+    horizon = len(calibration.radius(plan.alpha).energies)
+    expected = 1 + horizon + len(plan.faults)
+    if len(selftest.checks) != expected:
+        raise BundleError(
+            f"{where} has {len(selftest.checks)} checks, expected {expected}: false alarms, "
+            f"coverage at {horizon} horizons, {len(plan.faults)} faults; calibrate again"
+        )
+    try:
+        for text in plan.faults:
+            parse_fault(text)
+    except InputError as error:
+        raise BundleError(f"{where}: {error}; calibrate again") from error
+    needed = bundle.manifest.history + horizon
+    for start, episode in zip(plan.starts, recording, strict=True):
+        if start + needed > len(episode.frames):
+            raise BundleError(
+                f"{where}: a window of {needed} frames starts at {start} of episode "
+                f"{episode.name}, which has {len(episode.frames)}; calibrate again"
+            )

@@ -14,11 +14,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.binding import current_binding
 from jepa_edge.channels import first_step
 from jepa_edge.domain_check import DomainCheck, FalseAlarmBudget
 from jepa_edge.errors import InputError
 from jepa_edge.flags import FORCE_CAUTION, FORCE_UNKNOWN, Level, Reason
-from jepa_edge.input_checks import TimeCheck, check_content, finite_float32, seconds
+from jepa_edge.input_checks import TimeCheck, check_content, checked_plan, seconds
 from jepa_edge.latent_variable import Futures
 from jepa_edge.monitor import ChannelScores, Monitor
 from jepa_edge.session_config import SessionConfig as SessionConfig
@@ -55,7 +56,8 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     of the score among the calibration's nominal episodes. score: largest standardized channel
     score; channels: each channel's. NaN, or empty, where the level is UNKNOWN. episode_steps:
     judged frames since the episode began. budget_period: how many times the length of the
-    calibration's longest episode has begun since; each spends alpha anew. Times in seconds.
+    calibration's longest episode has begun since; each spends alpha anew if all calibration
+    episodes had one length. Times in seconds.
     """
 
     seq: int
@@ -105,11 +107,15 @@ class Session:
         *,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """monitor: None runs uncalibrated, and every flag says so.
+        """monitor: of this very model; None runs uncalibrated, and every flag says so.
 
         clock: current time on the time base of the stamps; None means that input is never late,
         as in a replay.
+        Raises InputError when the monitor is another model's: its thresholds are not this one's.
         """
+        if monitor is not None:
+            _check_same(model, monitor.model)
+            monitor.reset()
         self.model = model
         self.monitor = monitor
         self.config = config or SessionConfig()
@@ -152,7 +158,8 @@ class Session:
         if reasons & (Reason.STALE | Reason.CLOCK_JUMP | Reason.NOT_ARMED):
             self._forget()
         latent = None
-        if not reasons & Reason.STALE:
+        # A frame without a time of its own is no frame to compare the next one with.
+        if self._time.kept and not reasons & Reason.STALE:
             latent, found = self._encode(observation)
             reasons |= found
         if latent is None:
@@ -168,14 +175,10 @@ class Session:
                 action = observation.action.astype(np.float32)
         if self._domain is not None and not reasons & Reason.CLOCK_JUMP:
             reasons |= self._domain.check(stamp_s, observation.action)
-        try:
-            scores = self._remember(latent, action)
-        except InputError as error:
-            # Shapes were checked: what is left is a number that is not finite.
-            logger.warning("frame %d not judged: %s", self._seq, error)
+        scores, found = self._judge(latent, action)
+        if found:
             self._forget()
-            reasons |= Reason.NON_FINITE
-            return Update(flag=self._flag(stamp_s, start, reasons, None))
+            return Update(flag=self._flag(stamp_s, start, reasons | found, None))
         futures = None if reasons & Reason.NOT_ARMED else self._imagine(observation.planned)
         flag = self._flag(stamp_s, start, reasons, scores)
         return Update(flag=flag, embedding=latent, futures=futures)
@@ -194,7 +197,7 @@ class Session:
 
         The next stamp may be any. A latched level stays.
         """
-        self._forget()
+        self._forget(new_episode=True)
         self._time.restart()
         self._state = advance(self._state, Event.INVALID, self._rules)
         if self._budget is not None:
@@ -204,6 +207,8 @@ class Session:
         """Release the latched level, unless its fault is present or nothing is judged now."""
         latched = self._state.latched
         why_not = refusal(self._state, self._rules)
+        if latched is not Level.UNKNOWN and self._time.overdue_s() is not None:
+            why_not = f"{latched.name} stays latched: no frame has come in time"
         if why_not:
             last = ", ".join(self._last_reasons) or "none"
             logger.warning("reset refused: %s; last reasons: %s", why_not, last)
@@ -238,18 +243,24 @@ class Session:
             return None, Reason.NON_FINITE
         return latent, Reason(0)
 
-    def _remember(
+    def _judge(
         self, latent: NDArray[np.float32], action: NDArray[np.float32] | None
-    ) -> ChannelScores | None:
+    ) -> tuple[ChannelScores | None, Reason]:
+        """Remember a frame and return its scores, if any, or why it cannot be judged."""
         self._latents.append(latent)
         if action is not None:
             self._actions.append(action)
         if self.monitor is None:
-            return None
-        scores = self.monitor.update(latent, action)
+            return None, Reason(0)
+        try:
+            scores = self.monitor.update(latent, action)
+        except InputError as error:
+            logger.warning("frame %d not judged: %s", self._seq, error)
+            return None, Reason.INPUT_MISMATCH
         if scores is not None and not math.isfinite(scores.score):
-            raise InputError(f"the score is {scores.score}, expected a finite number")
-        return scores
+            logger.warning("frame %d not judged: its score is %s", self._seq, scores.score)
+            return None, Reason.NON_FINITE
+        return scores, Reason(0)
 
     def _reserve(self, monitor: Monitor) -> None:
         """Load and reserve what sampled futures need, so that the first frame is not late."""
@@ -262,7 +273,10 @@ class Session:
         monitor.sample_futures(history, actions, config.samples, config.seed)
 
     def _imagine(self, planned: NDArray[np.float32] | None) -> Futures | None:
-        """Sample futures under the planned actions, or under the last action held."""
+        """Sample futures under the planned actions, or under the last action held.
+
+        None while the history fills, for a plan that does not fit, and when a number is not finite.
+        """
         if (
             self.monitor is None
             or self.config.samples == 0
@@ -272,19 +286,20 @@ class Session:
             return None
         if planned is None:
             planned = np.repeat(self._actions[-1][None], self.config.horizon, axis=0)
-        dim = self.model.manifest.action.dim
-        if np.ndim(planned) != 2 or np.shape(planned)[1] != dim or not finite_float32(planned):
-            logger.warning("planned actions not used: expected finite numbers (H, %d)", dim)
-            return None
         taken = len(self._latents) - 1
         past = [action[None] for action in self._actions][len(self._actions) - taken :]
-        futures = self.monitor.sample_futures(
-            np.stack(self._latents),
-            np.concatenate([*past, planned.astype(np.float32)]),
-            self.config.samples,
-            self.config.seed,
-        )
-        return futures if np.isfinite(futures.latents).all() else None
+        try:
+            future = checked_plan(planned, self.model.manifest.action.dim)
+            futures = self.monitor.sample_futures(
+                np.stack(self._latents),
+                np.concatenate([*past, future]),
+                self.config.samples,
+                self.config.seed,
+            )
+        except InputError as error:
+            logger.warning("frame %d without futures: %s", self._seq, error)
+            return None
+        return futures if _finite(futures) else None
 
     def _flag(
         self, stamp_s: float, start: float, reasons: Reason, scores: ChannelScores | None
@@ -330,13 +345,32 @@ class Session:
             valid_for_s=self._time.max_age_s,
         )
 
-    def _forget(self) -> None:
+    def _forget(self, *, new_episode: bool = False) -> None:
         self._latents.clear()
         self._actions.clear()
         if self.monitor is not None:
-            self.monitor.reset()
+            self.monitor.reset(new_episode=new_episode)
         if self._domain is not None:
             self._domain.restart()
+
+
+def _check_same(model: WorldModel, monitored: WorldModel) -> None:
+    """Raise InputError unless both are one model, or loaded alike from one bundle."""
+    if monitored is model:
+        return
+    here, there = current_binding(model), current_binding(monitored)
+    if here != there or model.manifest.sha256 != monitored.manifest.sha256:
+        raise InputError(
+            f"the monitor is of {monitored.bundle.path} {monitored.variant} "
+            f"({there.engine_sha256[:12]}), expected the session's model {model.bundle.path} "
+            f"{model.variant} ({here.engine_sha256[:12]}); pass Monitor.load(model)"
+        )
+
+
+def _finite(futures: Futures) -> bool:
+    """Whether all that is published of sampled futures is finite."""
+    published = (futures.latents, futures.mean, futures.spread, futures.bound)
+    return all(part is None or bool(np.isfinite(part).all()) for part in published)
 
 
 def _event(reasons: Reason, scores: ChannelScores | None) -> Event:

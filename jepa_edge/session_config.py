@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Level
 
+MAX_HORIZON = 100
+"""Most steps that futures are sampled ahead."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionConfig:
@@ -44,7 +47,7 @@ class SessionConfig:
             ("fall_after", self.fall_after >= 1, "1 or more"),
             ("latch", self.latch in (None, Level.CAUTION, Level.REJECT), "None, CAUTION or REJECT"),
             ("domain_tolerance", 0.0 <= self.domain_tolerance <= 1.0, "0 to 1"),
-            ("horizon", 1 <= self.horizon <= 100, "1 to 100"),
+            ("horizon", 1 <= self.horizon <= MAX_HORIZON, f"1 to {MAX_HORIZON}"),
             ("samples", self.samples == 0 or self.samples >= 2, "0, or 2 or more"),
             ("seed", 0 <= self.seed < 2**63, "0 to 2^63 - 1"),
         )

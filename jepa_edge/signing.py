@@ -11,7 +11,7 @@ import base64
 import binascii
 import datetime
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -95,13 +95,17 @@ def check_signature(root: Path, manifest: bytes, trusted: PublicKey) -> Signatur
 
 
 def check_contents(root: Path, listed: set[str]) -> None:
-    """Raise BundleError unless root holds regular files only, and only those that are listed."""
+    """Raise BundleError unless root holds regular files only, and only those that are listed.
+
+    Folders are those of listed files.
+    """
+    folders = {parent.as_posix() for name in listed for parent in PurePosixPath(name).parents}
     for path in root.rglob("*"):
         name = path.relative_to(root).as_posix()
         mode = path.lstat().st_mode
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(mode) and name in folders:
             continue
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise BundleError(f"{root}: {name!r} is a link or no file at all; refused")
         if name not in listed:
             raise BundleError(

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from jepa_edge import channels
 from jepa_edge.binding import (
     Binding,
     current_binding,
     machine_mismatches,
-    mismatches,
     model_mismatches,
     preprocessing_sha256,
     processor_class,
@@ -26,6 +26,7 @@ from jepa_edge.world_model import WorldModel
 EXPECTED = Binding(
     engine_sha256="a" * 64,
     preprocessing_sha256="b" * 64,
+    scoring_sha256="d" * 64,
     runtime="onnxruntime 1.31.0 CPUExecutionProvider",
     device_class="x86_64 avx2+fma+avx512",
 )
@@ -53,20 +54,21 @@ def test_a_loaded_model_tells_its_binding(linear_bundle: Path) -> None:
     [
         ("engine_sha256", "c" * 64, "graphs"),
         ("preprocessing_sha256", "c" * 64, "preprocessing"),
+        ("scoring_sha256", "c" * 64, "scoring"),
         ("runtime", "tensorrt 10.3", "runtime"),
         ("device_class", "aarch64 neon+dotprod", "device"),
     ],
 )
 def test_each_difference_is_told_in_words(field: str, value: str, word: str) -> None:
     other = msgspec.structs.replace(EXPECTED, **{field: value})
-    told = mismatches(EXPECTED, other)
+    told = [*model_mismatches(EXPECTED, other), *machine_mismatches(EXPECTED, other)]
     assert len(told) == 1
     assert word in told[0]
     assert value[:12] in told[0]
-    of_model = field in ("engine_sha256", "preprocessing_sha256")
+    of_model = field.endswith("_sha256")
     assert bool(model_mismatches(EXPECTED, other)) is of_model
     assert bool(machine_mismatches(EXPECTED, other)) is not of_model
-    assert mismatches(EXPECTED, EXPECTED) == []
+    assert model_mismatches(EXPECTED, EXPECTED) == machine_mismatches(EXPECTED, EXPECTED) == []
 
 
 def test_preprocessing_follows_every_field_of_observation_and_action(manifest: Manifest) -> None:
@@ -99,6 +101,18 @@ def test_preprocessing_follows_every_field_of_observation_and_action(manifest: M
     assert len(digests) == len(changes) + 1
     other = msgspec.structs.replace(manifest, family="another", history=2)
     assert preprocessing_sha256(other) == preprocessing_sha256(manifest)
+
+
+@pytest.mark.parametrize(
+    "constant",
+    ["SCORING", "LONG", "_DECAY", "_FLOOR", "_ACTION_FLOOR", "_CLIP", "FLOW_STEPS", "LOG_LIMIT"],
+)
+def test_scoring_follows_every_constant_of_the_channels(
+    monkeypatch: pytest.MonkeyPatch, constant: str
+) -> None:
+    before = channels.scoring_sha256()
+    monkeypatch.setattr(channels, constant, 2 * getattr(channels, constant))
+    assert channels.scoring_sha256() != before
 
 
 def test_a_class_is_what_all_cores_have() -> None:

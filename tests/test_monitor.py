@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,6 +33,7 @@ from jepa_edge.latent_variable import LatentVariable
 from jepa_edge.manifest import calibration_name, heads_name
 from jepa_edge.mlp import MLP
 from jepa_edge.monitor import Monitor
+from jepa_edge.spread import SpreadCalibration
 from jepa_edge.world_model import WorldModel
 
 D, A, R, K, H = 6, 4, 2, 3, 5  # D and A are those of the linear bundle
@@ -174,11 +176,9 @@ def test_reset_forgets_the_episode(monitor: Monitor) -> None:
     latents, actions = episode()
     stream(monitor, *episode(seed=2))
     monitor.reset()
-    assert monitor.steps == 0
     np.testing.assert_allclose(
         stream(monitor, latents, actions), monitor.episode(latents, actions), rtol=1e-4, atol=1e-5
     )
-    assert monitor.steps == STEPS + 1
 
 
 def test_energies_follow_their_formulas(monitor: Monitor) -> None:
@@ -263,6 +263,50 @@ def test_drift_is_betted_on_block_by_block_and_outlives_a_reset(monitor: Monitor
     assert not monitor.drift_alarmed
 
 
+def test_only_the_start_of_an_episode_is_a_drift_block(monitor: Monitor) -> None:
+    stream(monitor, *episode(steps=5))  # 3 judged steps; a block has 4
+    monitor.reset(new_episode=False)
+    stream(monitor, *episode(seed=2))
+    assert monitor.drift.blocks == 0, "the input had a gap"
+    monitor.reset()
+    monitor.reset(new_episode=False)  # nothing had come yet
+    stream(monitor, *episode(seed=3))
+    assert monitor.drift.blocks == 1
+
+
+def test_a_monitor_that_was_not_loaded_is_not_armed(monitor: Monitor) -> None:
+    assert monitor.armed
+    built = Monitor(monitor.model, monitor.observer, monitor.calibration)
+    assert not built.armed
+    assert "not checked against this machine" in built.disarmed_reason
+    with pytest.raises(AttributeError):
+        built.disarmed_reason = ""  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda z, a: (z[:, 0], a), "latents has shape"),
+        (lambda z, a: (z[:, :, :-1], a), "latents has shape"),
+        (lambda z, a: (z, a[:-1]), "actions has shape"),
+        (lambda z, a: (z, a[:, :-1]), "actions has shape"),
+        (lambda z, a: (np.where(z == z[3], np.nan, z), a), "finite"),
+        (lambda z, a: (z, np.where(a == a[3], np.inf, a)), "finite"),
+    ],
+)
+def test_a_bad_episode_is_refused(monitor: Monitor, change: Any, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        monitor.episode(*change(*episode()))
+
+
+def test_an_episode_is_cast_as_a_stream_is(monitor: Monitor) -> None:
+    latents, actions = episode()
+    np.testing.assert_array_equal(
+        monitor.episode(latents.astype(np.float64), actions.astype(np.float64)),
+        monitor.episode(latents, actions),
+    )
+
+
 def test_scores_become_levels_reasons_and_p_values(monitor: Monitor) -> None:
     quiet = np.full(len(CHANNELS), 0.1)
     nominal = monitor.scores(quiet)
@@ -273,7 +317,8 @@ def test_scores_become_levels_reasons_and_p_values(monitor: Monitor) -> None:
     surprised[names.index("innovation")] = 0.1 + 1.5 * 5.0
     caution = monitor.scores(surprised)
     assert (caution.level, caution.reasons) == (Level.CAUTION, Reason.INNOVATION)
-    assert caution.worst == "innovation"
+    by_channel = caution.by_channel()
+    assert max(by_channel, key=lambda name: by_channel[name]) == "innovation"
     assert caution.confidence == pytest.approx(2 / 20)
     frozen = quiet.copy()
     frozen[names.index("motion")] = np.log(1e-12)
@@ -290,14 +335,15 @@ def test_scores_become_levels_reasons_and_p_values(monitor: Monitor) -> None:
     assert monitor.scores(absent).level is Level.NOMINAL
 
 
+@pytest.mark.parametrize("wrong", [np.nan, 1e30])
 def test_a_broken_prediction_rejects_and_is_forgotten(
-    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch, wrong: float
 ) -> None:
     latents, actions = episode(steps=30)
     healthy = monitor.model.predict
 
     def broken(history: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.full_like(healthy(history, actions), np.nan)
+        return np.full_like(healthy(history, actions), wrong)
 
     level = []
     for index, latent in enumerate(latents):
@@ -308,6 +354,7 @@ def test_a_broken_prediction_rejects_and_is_forgotten(
         level.append(None if scores is None else scores)
     assert level[8] is not None
     assert level[8].level is Level.REJECT
+    assert level[8].score == np.inf
     assert level[-1] is not None
     expected = monitor.episode(latents, actions)[-1]
     np.testing.assert_allclose(level[-1].scores, expected, atol=0.2)
@@ -360,6 +407,26 @@ def test_foreign_heads_are_refused(linear_bundle: Path) -> None:
     calibration = make_calibration(Bundle.open(linear_bundle), heads)
     install(linear_bundle, calibration, save(make_observer(seed=9).to_arrays()))
     with pytest.raises(CalibrationError, match="belongs to heads"):
+        Monitor.load(WorldModel.load(linear_bundle))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spread.scale": np.array(1.0, np.float32)}, "spread.scale"),
+        ({"spread.recency": np.zeros(0, np.float32)}, "spread.recency"),
+        ({"gain": np.full(H, -1.0, np.float32)}, "gain is -1"),
+    ],
+)
+def test_misshapen_heads_are_refused(
+    linear_bundle: Path, change: dict[str, NDArray[np.float32]], message: str
+) -> None:
+    fitted = SpreadCalibration(
+        scale=np.ones(H, np.float32), growth=np.ones(H, np.float32), recency=0.0
+    )
+    heads = save({**make_observer().to_arrays(), **fitted.to_arrays(), **change})
+    install(linear_bundle, make_calibration(Bundle.open(linear_bundle), heads), heads)
+    with pytest.raises(CalibrationError, match=message):
         Monitor.load(WorldModel.load(linear_bundle))
 
 

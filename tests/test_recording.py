@@ -58,7 +58,7 @@ def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:
         RecordingWriter(tmp_path / "runs", INFO)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "pickle", "missing"])
+@pytest.mark.parametrize("damage", ["truncate", "pickle", "missing", "deflate", "method", "locked"])
 def test_a_damaged_episode_is_named(tmp_path: Path, damage: str) -> None:
     with RecordingWriter(tmp_path / "runs", INFO) as writer:
         writer.add(_episode())
@@ -67,8 +67,20 @@ def test_a_damaged_episode_is_named(tmp_path: Path, damage: str) -> None:
         file.write_bytes(file.read_bytes()[:100])
     elif damage == "pickle":
         np.savez(file, frames=np.array([{"a": 1}], dtype=object))
-    else:
+    elif damage == "missing":
         np.savez(file, frames=_episode().frames)
+    else:
+        whole = bytearray(file.read_bytes())
+        local, central = whole.index(b"PK\x03\x04"), whole.index(b"PK\x01\x02")
+        if damage == "method":  # a compression of no one
+            whole[local + 8] = whole[central + 10] = 77
+        elif damage == "locked":
+            whole[local + 6] |= 1
+            whole[central + 8] |= 1
+        else:
+            start = local + 30 + whole[local + 26] + whole[local + 28]
+            whole[start : start + 8] = b"\xff" * 8
+        file.write_bytes(whole)
     with pytest.raises(InputError, match=r"episode_00000\.npz"):
         Recording(tmp_path / "runs").load(0)
 

@@ -21,7 +21,7 @@ from jepa_edge.binding import current_binding
 from jepa_edge.bundle import Bundle, seal, staged_bundle
 from jepa_edge.calibration_file import Calibration
 from jepa_edge.channels import first_step
-from jepa_edge.errors import BundleError, CalibrationError
+from jepa_edge.errors import BundleError, CalibrationError, InputError
 from jepa_edge.flags import Level
 from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import calibration_name, heads_name
@@ -258,7 +258,7 @@ def test_the_same_scores_under_other_graphs_or_preprocessing_are_refused_for_goo
     written = msgspec.json.decode(
         (bundle / calibration_name("fp32")).read_bytes(), type=Calibration
     )
-    for field in ("engine_sha256", "preprocessing_sha256"):
+    for field in ("engine_sha256", "preprocessing_sha256", "scoring_sha256"):
         other = msgspec.structs.replace(written.binding, **{field: "ab" * 32})
         foreign = msgspec.structs.replace(written, binding=other)
         alter(bundle, lambda s, f=foreign: _write(s / calibration_name("fp32"), f))
@@ -392,3 +392,40 @@ def _digest(episode: Episode) -> str:
 def test_a_stored_selftest_is_a_recording(bundle: Path) -> None:
     selftest, _ = read_selftest(Bundle.open(bundle), "fp32")
     assert len(Recording(bundle / selftest.recording)) == len(selftest.plan.starts)
+
+
+def test_a_plan_that_cannot_be_counted_is_refused(bundle: Path) -> None:
+    name = selftest_name("fp32")
+    whole = msgspec.json.decode((bundle / name).read_bytes(), type=SelfTest)
+
+    def with_plan(**changes: object) -> SelfTest:
+        return msgspec.structs.replace(whole, plan=msgspec.structs.replace(whole.plan, **changes))
+
+    late = (*whole.plan.starts[:-1], 18)  # 25 frames, a history of 3 and 5 steps: 17 is the last
+    for other, word in (
+        (msgspec.structs.replace(whole, checks=whole.checks[:-1]), "has 11 checks, expected 12"),
+        (with_plan(faults=whole.plan.faults[1:]), "has 12 checks, expected 11"),
+        (with_plan(faults=("smog", *whole.plan.faults[1:])), "not in the library"),
+        (with_plan(starts=late), "starts at 18 of episode"),
+    ):
+        alter(bundle, lambda staging, o=other: _write(staging / name, o))
+        with pytest.raises(BundleError, match=word):
+            read_selftest(Bundle.open(bundle), "fp32")
+    alter(bundle, lambda staging: _write(staging / name, with_plan(starts=(*late[:-1], 17))))
+    read_selftest(Bundle.open(bundle), "fp32")
+
+
+def test_without_a_home_nothing_is_remembered_and_the_remedy_is_named(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: None, state: Path
+) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monitor = Monitor.load(WorldModel.load(bundle, "fp32"))
+    assert not monitor.armed
+    with pytest.raises(InputError, match=r"--state DIR or set XDG_STATE_HOME"):
+        run_selftest(monitor)
+    assert run_selftest(monitor, state=state).passed

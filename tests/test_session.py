@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnx
 import pytest
 
+from jepa_edge.bundle import Bundle, seal, staged_bundle
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Level
+from jepa_edge.latent_variable import Futures
 from jepa_edge.monitor import Monitor
 from jepa_edge.recording import Episode
 from jepa_edge.session import Flag, Observation, Session, SessionConfig
@@ -184,7 +190,23 @@ def test_confidence_is_the_conformal_p_value(
 
 @pytest.mark.parametrize(
     "planned",
-    [np.zeros((0, 4), np.float32), np.zeros((5, 3), np.float32), np.full((5, 4), np.nan)],
+    [
+        np.zeros((0, 4), np.float32),
+        np.zeros((5, 3), np.float32),
+        np.full((5, 4), np.nan),
+        np.full((5, 4), 1e300),
+        np.zeros((101, 4), np.float32),
+        np.zeros(4, np.float32),
+        np.zeros((1, 5, 4), np.float32),
+        [[256.0] * 4] * 5,
+        [[1.0], [1.0, 2.0]],
+        np.array([["a"] * 4] * 5),
+        np.zeros((5, 4), np.complex64),
+        np.full((5, 4), None),
+        "plan",
+        object(),
+        7,
+    ],
 )
 def test_a_bad_plan_costs_the_futures_and_nothing_else(
     session: Session, stream: list[Observation], planned: Any
@@ -244,6 +266,7 @@ class Switched(Monitor):
     """A monitor whose arming and drift can be set."""
 
     armed = True
+    disarmed_reason = "other engine"
     drift_alarmed = False
 
 
@@ -251,7 +274,6 @@ class Switched(Monitor):
 def switched(model: WorldModel) -> Switched:
     monitor = Switched.load(model)
     assert isinstance(monitor, Switched)
-    monitor.disarmed_reason = "other engine"
     return monitor
 
 
@@ -399,7 +421,7 @@ def test_not_armed_is_unknown_and_arming_warms_up_first(
     assert all(update.flag.level is Level.UNKNOWN for update in updates)
     assert all("not_armed" in update.flag.reasons for update in updates)
     assert all(update.futures is None for update in updates)
-    assert switched.steps == 1, "nothing is gathered, not for drift either"
+    assert switched.drift.blocks == 0, "nothing is gathered, not for drift either"
     assert [r.getMessage() for r in caplog.records] == ["not armed: other engine"]
     switched.armed = True
     after = _run(session, stream[14:19])
@@ -455,3 +477,174 @@ def test_a_score_that_is_no_number_gives_unknown(
     assert "non_finite" in flag.reasons
     after = _run(session, stream[9:14])
     assert [flag.level is Level.UNKNOWN for flag in after] == [True] * 3 + [False] * 2
+
+
+def test_a_monitor_of_another_model_is_refused(
+    model: WorldModel, calibrated_bundle: Path, linear_bundle: Path
+) -> None:
+    monitor = Monitor.load(model)
+    Session(WorldModel.load(calibrated_bundle), monitor, SessionConfig(samples=0))
+    with pytest.raises(InputError, match=r"the monitor is of .*Monitor.load"):
+        Session(WorldModel.load(linear_bundle), monitor, SessionConfig(samples=0))
+
+
+def test_a_monitor_of_another_variant_is_refused(calibrated_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "two.jepa"
+    shutil.copytree(calibrated_bundle, path)
+    base = Bundle.open(path)
+    fp32 = base.manifest.variants["fp32"]
+    with staged_bundle(path, base=base) as staging:
+        for graph in ("encoder", "predictor"):  # other bytes, the same numbers
+            onnx_model = onnx.load(staging / f"{graph}.onnx")
+            onnx_model.doc_string = "int8"
+            onnx.save(onnx_model, str(staging / f"{graph}8.onnx"))
+        int8 = msgspec.structs.replace(
+            fp32,
+            precision="int8",
+            encoder=msgspec.structs.replace(fp32.encoder, file="encoder8.onnx"),
+            predictor=msgspec.structs.replace(fp32.predictor, file="predictor8.onnx"),
+        )
+        variants = {**base.manifest.variants, "int8": int8}
+        seal(staging, msgspec.structs.replace(base.manifest, variants=variants))
+    monitor = Monitor.load(WorldModel.load(path, "fp32"))
+    with pytest.raises(InputError, match=r"two.jepa fp32 .*two.jepa int8"):
+        Session(WorldModel.load(path, "int8"), monitor, SessionConfig(samples=0))
+    Session(WorldModel.load(path, "fp32"), monitor, SessionConfig(samples=0))
+
+
+def test_a_used_monitor_starts_anew_with_a_session(
+    model: WorldModel, stream: list[Observation]
+) -> None:
+    monitor = Monitor.load(model)
+    first = _run(Session(model, monitor, SessionConfig(samples=0)), stream[:8])
+    second = _run(Session(model, monitor, SessionConfig(samples=0)), stream[:8])
+    assert [flag.reasons for flag in first] == [flag.reasons for flag in second]
+    assert str([flag.score for flag in first]) == str([flag.score for flag in second])
+
+
+def test_what_the_monitor_refuses_is_a_mismatch(
+    model: WorldModel, stream: list[Observation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(model, Monitor.load(model), SessionConfig(samples=0))
+
+    def refuse(*_: object) -> None:
+        raise InputError("another shape")
+
+    monkeypatch.setattr(Monitor, "update", refuse)
+    assert session.step(stream[0]).flag.reasons == ("input_mismatch", "warming_up")
+
+
+def test_a_latch_is_not_released_after_the_input_stopped(
+    model: WorldModel, long_stream: list[Observation]
+) -> None:
+    now = [0.0]
+    session = Session(model, Monitor.load(model), SessionConfig(samples=0), clock=lambda: now[0])
+    for observation in _dark(long_stream, 12, 14)[:30]:
+        now[0] = observation.stamp_s + 0.01
+        flag = session.step(observation).flag
+    assert (flag.raw_level, flag.latched) == (Level.NOMINAL, True)
+    now[0] += 60.0
+    refused = session.reset_latch()
+    assert not refused.accepted
+    assert "no frame has come in time" in refused.reason
+    now[0] = math.nan
+    assert not session.reset_latch().accepted
+    now[0] = observation.stamp_s + 0.01
+    assert session.reset_latch().accepted
+
+
+@pytest.mark.parametrize("broken", [math.nan, None, "now"])
+def test_a_clock_that_tells_no_time_makes_everything_stale(
+    model: WorldModel, stream: list[Observation], broken: Any
+) -> None:
+    now: list[Any] = [0.0]
+    session = Session(model, Monitor.load(model), SessionConfig(samples=0), clock=lambda: now[0])
+    for observation in stream[:8]:
+        now[0] = observation.stamp_s
+        assert session.step(observation).flag.seq < 4 or session.poll() is None
+    now[0] = broken
+    late = session.step(stream[8]).flag
+    assert late.level is Level.UNKNOWN
+    assert "stale" in late.reasons
+    silent = session.poll()
+    assert silent is not None
+    assert "stale" in silent.reasons
+
+
+@pytest.mark.parametrize("stamp_s", [math.nan, 1e6])
+def test_a_frame_without_a_time_of_its_own_is_not_kept(
+    model: WorldModel, stream: list[Observation], stamp_s: float
+) -> None:
+    now = [0.0]
+    monitor = Monitor.load(model)
+    session = Session(model, monitor, SessionConfig(samples=0), clock=lambda: now[0])
+    for observation in stream[:8]:
+        now[0] = observation.stamp_s
+        session.step(observation)
+    now[0] = stream[8].stamp_s
+    update = session.step(_replace(stream[8], stamp_s=stamp_s))
+    assert update.embedding is None
+    assert monitor.update(np.zeros((1, 6), np.float32), None) is None, "it begins with the next"
+
+
+@pytest.mark.parametrize("field", ["latents", "mean", "spread", "bound"])
+def test_futures_are_published_only_when_all_of_them_is_finite(
+    model: WorldModel, stream: list[Observation], monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    session = Session(model, Monitor.load(model))
+    _run(session, stream[:10])
+    healthy = Monitor.sample_futures
+
+    def broken(self: Monitor, *arguments: Any) -> Futures:
+        futures = healthy(self, *arguments)
+        part = getattr(futures, field)
+        return dataclasses.replace(futures, **{field: np.full_like(part, np.inf)})
+
+    assert session.step(stream[10]).futures is not None
+    monkeypatch.setattr(Monitor, "sample_futures", broken)
+    update = session.step(stream[11])
+    assert update.futures is None
+    assert update.flag.level is not Level.UNKNOWN
+
+
+def test_the_bound_needs_the_samples_and_latents_of_the_calibration(
+    model: WorldModel, stream: list[Observation]
+) -> None:
+    fitted = Monitor.load(model).latent_variable.calibration
+    assert fitted is not None
+    assert fitted.samples == 32
+    for samples, complete in ((32, True), (8, False)):
+        session = Session(model, Monitor.load(model), SessionConfig(samples=samples))
+        futures = [session.step(observation).futures for observation in stream[:10]]
+        assert futures[-1] is not None
+        assert (futures[-1].bound is not None) == complete
+        if fitted.recency > 0.0:
+            assert futures[2] is not None
+            assert futures[2].bound is None
+
+
+def test_a_rate_at_the_limit_is_not_outside_by_rounding(
+    model: WorldModel, stream: list[Observation]
+) -> None:
+    config = SessionConfig(samples=0, domain_tolerance=0.0)
+    # In seconds since 1970, good to 2.4e-7 s; a hair slower, so that the gaps are not all alike.
+    shifted = [_replace(o, stamp_s=o.stamp_s * (1.0 + 1e-7) + 1.7e9) for o in stream]
+    session = Session(model, Monitor.load(model), config)
+    middle = np.full(4, 256.0, np.float32)
+    flags = _run(session, [o if o.action is None else _replace(o, action=middle) for o in shifted])
+    assert not any("out_of_domain" in flag.reasons for flag in flags)
+
+
+def test_a_gap_begins_no_drift_block_and_an_episode_does(
+    model: WorldModel, long_stream: list[Observation]
+) -> None:
+    monitor = Monitor.load(model)
+    session = Session(model, monitor, SessionConfig(samples=0))
+    assert session.poll() is None
+    _run(session, long_stream[:10])
+    session.step(_replace(long_stream[10], frame=np.zeros((4, 4, 3), np.uint8)))
+    _run(session, long_stream[11:])
+    assert monitor.drift.blocks == 0
+    session.begin_episode()
+    _run(session, long_stream)
+    assert monitor.drift.blocks == 1

@@ -36,7 +36,7 @@ FAULTS = {
     "silence": "stale",
     "disarmed": "not_armed",
 }
-LOSES_FRAME = ("nan_frame", "nan_action", "wrong_shape", "late", "silence")
+LOSES_FRAME = ("nan_frame", "nan_action", "wrong_shape", "late", "silence", "future")
 FIRST_IS_FINE = ("gap", "back", "repeat")
 STEPS = ["good"] * 12 + ["dark", "far_action", "drift", "reset", "begin", *FAULTS]
 RULES = st.builds(

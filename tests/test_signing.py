@@ -173,6 +173,28 @@ def test_private_keys_are_for_their_owner_and_never_overwritten(
         load_private_key(private)
 
 
+def test_no_half_of_a_pair_is_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    same = tmp_path / "folder" / ".." / "key.pem"
+    with pytest.raises(InputError, match="both keys would go to"):
+        generate_key(tmp_path / "key.pem", same)
+    (tmp_path / "file").write_bytes(b"")
+    impossible = tmp_path / "file" / "key.pem"
+    for pair in ((tmp_path / "key.pem", impossible), (impossible, tmp_path / "key.pem")):
+        with pytest.raises(InputError, match="cannot write"):
+            generate_key(*pair)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "file"}
+
+
+def test_a_manifest_that_is_a_link_is_refused_with_and_without_a_key(
+    linear_bundle: Path, tmp_path: Path
+) -> None:
+    shutil.move(linear_bundle / "manifest.json", tmp_path / "aside.json")
+    (linear_bundle / "manifest.json").symlink_to(tmp_path / "aside.json")
+    with pytest.raises(BundleError, match="is a link"):
+        Bundle.open(linear_bundle)
+
+
 def test_a_dangling_link_is_not_written_through(tmp_path: Path) -> None:
     link = tmp_path / "key.pem"
     link.symlink_to(tmp_path / "elsewhere.pem")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jepa_edge.calibration.coverage import rate
 from jepa_edge.calibration.dataset import encode_recording
 from jepa_edge.calibration.evaluation.metrics import per_hour
-from jepa_edge.calibration.evaluation.outcomes import worst
+from jepa_edge.calibration.evaluation.outcomes import Span, common_span, worst
 from jepa_edge.calibration.evaluation.records import FaultReport, FaultResult
 from jepa_edge.calibration.records import Rate
 from jepa_edge.calibration_file import Thresholds
@@ -50,8 +50,8 @@ def evaluate_faults(
     from step `onset` of every episode on: frame `onset` is the first that a camera fault changes.
     An episode with an alarm before onset is no detection: it is left out and counted as early.
     Even without a fault about alpha of the episodes alarm; read detection rates beside
-    `nominal_after_onset`, which counts nominal episodes in the same way. Delays are over detected
-    episodes only.
+    `nominal_after_onset`, which counts nominal episodes in the same way and, fault by fault, in the
+    same number of frames (`outcomes.Span`). Delays are over detected episodes only.
     Raises InputError when a recording does not fit the model, an episode with a fault is shorter
     than onset, or no nominal one outlasts the monitor's warm-up.
     """
@@ -104,7 +104,7 @@ def count_alarms(
         false_alarms=rate(int(np.sum(peaks > caution)), len(peaks)),
         rejections=rate(int(np.sum(peaks > reject)), len(peaks)),
         alarms_per_hour=per_hour(alarms, watched / rate_hz / 3600.0),
-        nominal_by_channel=_by_channel(healthy, 0, caution),
+        nominal_by_channel=_by_channel(healthy, caution),
         faults=tuple(
             _result(name, fault, healthy, caution, reject) for name, fault in faulty.items()
         ),
@@ -114,29 +114,35 @@ def count_alarms(
 def _result(
     name: str, fault: FaultScores, healthy: Scores, caution: float, reject: float
 ) -> FaultResult:
-    onset = fault.onset
-    fresh = _fresh(fault.episodes, onset, caution)
-    peaks = [worst(scores)[onset:] for scores in fresh]
-    delays = [np.flatnonzero(peak > caution) for peak in peaks]
-    first = [int(delay[0]) for delay in delays if delay.size]
-    longer = _fresh([scores for scores in healthy if len(scores) > onset], onset, caution)
-    chance = sum(bool((worst(scores)[onset:] > caution).any()) for scores in longer)
+    span = common_span(
+        fault.onset, [len(rows) for rows in healthy], [len(rows) for rows in fault.episodes]
+    )
+    fresh = _fresh(fault.episodes, span.faulty, span, caution)
+    found = [span.delay(worst(scores), caution) for scores in fresh]
+    first = [delay for delay in found if delay is not None]
+    rejected = sum(span.delay(worst(scores), reject) is not None for scores in fresh)
+    like = _fresh(healthy, span.nominal, span, caution)
+    chance = sum(span.delay(worst(scores), caution) is not None for scores in like)
+    compared = int(span.faulty.sum())
     return FaultResult(
         fault=name,
-        onset=onset,
+        onset=fault.onset,
+        frames=span.frames,
+        left_out=len(fault.episodes) - compared,
         detected=rate(len(first), len(fresh)),
-        rejected=rate(sum(bool((peak > reject).any()) for peak in peaks), len(fresh)),
-        early=rate(len(fault.episodes) - len(fresh), len(fault.episodes)),
-        nominal_after_onset=rate(chance, len(longer)),
+        rejected=rate(rejected, len(fresh)),
+        early=rate(compared - len(fresh), compared),
+        nominal_after_onset=rate(chance, len(like)),
         delay_median=float(np.median(first)) if first else None,
         delay_p90=float(np.quantile(first, 0.9)) if first else None,
-        by_channel=_by_channel(fresh, onset, caution),
+        by_channel=_by_channel([scores[span.compared] for scores in fresh], caution),
     )
 
 
-def _fresh(episodes: Scores, onset: int, caution: float) -> Scores:
-    """The episodes without an alarm before onset."""
-    return [scores for scores in episodes if not (worst(scores)[:onset] > caution).any()]
+def _fresh(episodes: Scores, kept: NDArray[np.bool_], span: Span, caution: float) -> Scores:
+    """The kept episodes without an alarm before the onset."""
+    chosen = [episodes[row] for row in np.flatnonzero(kept).tolist()]
+    return [scores for scores in chosen if not span.is_early(worst(scores), caution)]
 
 
 def _scores(
@@ -157,11 +163,11 @@ def _onsets(scores: NDArray[np.float64], caution: float) -> int:
     return int(above[0]) + int(np.sum(above[1:] & ~above[:-1]))
 
 
-def _by_channel(episodes: Scores, onset: int, caution: float) -> dict[str, Rate]:
+def _by_channel(episodes: Scores, caution: float) -> dict[str, Rate]:
     """Episodes in which a channel alone alarms."""
     alarmed = np.zeros(len(CHANNELS), int)
     for scores in episodes:
-        alarmed += np.any(scores[onset:] > caution, axis=0)
+        alarmed += np.any(scores > caution, axis=0)
     return {
         channel.name: rate(int(count), len(episodes))
         for channel, count in zip(CHANNELS, alarmed, strict=True)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detectors that others have published, our own implementations, on equal terms with the monitor:
-the same latents, the same calibration episodes in the same split, the same alpha per episode.
+the same latents, the same calibration episodes in the same split, the same alpha per episode, even
+where the monitor's CAUTION threshold was lowered to bound the user's own loss.
 
 Every one is a score per frame under a conformal band over time. Densities are fitted on the fit
 split; one half of the standardize and conformal splits shapes the band, the other half sets it.
@@ -21,6 +22,7 @@ from jepa_edge.calibration.evaluation.outcomes import FaultTraces, Traces
 from jepa_edge.calibration.evaluation.work import map_threads
 from jepa_edge.calibration.fit_density import fit_flow, fit_rnd
 from jepa_edge.channels import first_step
+from jepa_edge.density import Flow
 from jepa_edge.latent_variable import Transitions
 from jepa_edge.monitor import Monitor
 from jepa_edge.progress import Progress
@@ -77,11 +79,15 @@ def baseline_traces(
     pooled = [_pooled(episode) for episode in splits["fit"]]
     owner = np.repeat(np.arange(len(pooled)), [len(rows) for rows in pooled])
     values = np.concatenate(pooled)
-    flow = fit_flow(values, owner, _HIDDEN, seed, progress)
+    flow = monitor.observer.familiarity  # the monitor's own flow, fitted on these very latents
+    if not isinstance(flow, Flow):
+        flow = fit_flow(values, owner, _HIDDEN, seed, progress)
     rnd = fit_rnd(values, owner, _HIDDEN, seed, progress)
 
     def measure(episode: EncodedEpisode) -> NDArray[np.float64]:
         """All four scores of the frames that the monitor judges too: (4, F)."""
+        if len(episode.latents) <= first:
+            return np.empty((len(NAMES), 0))
         transitions, observed = _one_step(monitor, episode, first)
         variable = monitor.latent_variable
         rows = [
@@ -103,15 +109,18 @@ def baseline_traces(
     measured = {name: [next(results) for _ in group] for name, group in groups.items()}
 
     found = []
-    for index, name in enumerate(NAMES):
+    for index, title in enumerate(NAMES):
         band = functional_band(_rectangle([s[index] for s in measured["calibration"]]), alpha, seed)
         curves = {
-            group: [_trace(score[index], band, first) for score in scores]
-            for group, scores in measured.items()
+            name: [
+                _trace(score[index], band, min(first, len(episode.latents)))
+                for score, episode in zip(measured[name], group, strict=True)
+            ]
+            for name, group in groups.items()
         }
         found.append(
             Traces(
-                name=name,
+                name=title,
                 threshold=band.quantile,
                 nominal=curves["nominal"],
                 cluster=cluster,
@@ -133,7 +142,7 @@ def _rectangle(curves: Curves) -> NDArray[np.float64]:
 
 
 def _trace(curve: NDArray[np.float64], band: FunctionalBand, first: int) -> NDArray[np.float64]:
-    """Height above the band's mean in widths, beginning with -inf in frames that none judges.
+    """Height above the band's mean in widths, after -inf in `first` frames that none judges.
 
     Beyond its last frame the band goes on as it ends.
     """

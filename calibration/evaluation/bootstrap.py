@@ -2,12 +2,19 @@
 """Accuracy with intervals, and paired differences of two detectors, by resampling episodes.
 
 What is resampled are recorded runs: a nominal episode and every fault that was injected into it
-are drawn together. Several evaluations (seeds) are resampled first, then the runs in each.
+are drawn together. Runs that share none with the nominal ones (recorded or simulated faults) are
+drawn apart, as many as there are, source by source. Several evaluations (seeds) are resampled
+first, then the runs in each.
+
+A fault whose episodes all alarm before its onset has nothing to be detected in: it leaves the
+mean over the faults, in a pair of detectors for both, and so it does in a draw without any of its
+episodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +64,10 @@ def time_weighted_accuracy(
 
 
 def value(statistic: Statistic, outcomes: Outcomes) -> float:
-    """The statistic of the episodes as they are."""
+    """The statistic of the episodes as they are; 0 where there is no fault left to count."""
     clusters = _clusters(outcomes)
-    return float(statistic(outcomes, np.ones((1, len(clusters))), clusters)[0])
+    found = statistic(outcomes, np.ones((1, len(clusters))), clusters)
+    return float(np.nan_to_num(found, nan=0.0)[0])
 
 
 def accuracy(outcomes: Outcomes, seed: int, draws: int = DRAWS) -> Accuracy:
@@ -98,15 +106,17 @@ def paired_difference(
             f"got {len(first)} evaluations of one detector and {len(second)} of the other, "
             "expected as many; pair them seed by seed"
         )
+    pairs = []
     for a, b in zip(first, second, strict=True):
         _check_paired(a, b)
+        pairs.append(_both_countable(a, b))
 
     def difference(
         pair: tuple[Outcomes, ...], weights: Weights, clusters: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         return statistic(pair[0], weights, clusters) - statistic(pair[1], weights, clusters)
 
-    return _bootstrap(list(zip(first, second, strict=True)), difference, seed, draws)
+    return _bootstrap(pairs, difference, seed, draws)
 
 
 def _bootstrap(
@@ -118,21 +128,52 @@ def _bootstrap(
     """Resample evaluations, then clusters within each; the mean over evaluations per draw."""
     rng = np.random.default_rng(seed)
     clusters = [_clusters(one[0]) for one in evaluations]
+    strata = [_strata(one[0], c) for one, c in zip(evaluations, clusters, strict=True)]
     total = np.zeros(draws)
     for _ in evaluations:
         chosen = rng.integers(len(evaluations), size=draws)
         for index, one in enumerate(evaluations):
             rows = np.flatnonzero(chosen == index)
-            count = len(clusters[index])
-            weights = rng.multinomial(count, np.full(count, 1.0 / count), size=len(rows))
-            total[rows] += statistic(one, weights.astype(np.float64), clusters[index])
+            weights = np.empty((len(rows), len(clusters[index])))
+            for stratum in strata[index]:
+                count = len(stratum)
+                shares = np.full(count, 1.0 / count)
+                weights[:, stratum] = rng.multinomial(count, shares, size=len(rows))
+            total[rows] += statistic(one, weights, clusters[index])
     drawn = total / len(evaluations)
     low, high = np.nanquantile(drawn, [0.025, 0.975]) if np.isfinite(drawn).any() else (0.0, 1.0)
     plain = [
-        float(statistic(one, np.ones((1, len(c))), c)[0])
+        float(np.nan_to_num(statistic(one, np.ones((1, len(c))), c), nan=0.0)[0])
         for one, c in zip(evaluations, clusters, strict=True)
     ]
     return Estimate(value=float(np.mean(plain)), low=float(low), high=float(high))
+
+
+def _strata(outcomes: Outcomes, clusters: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Positions in `clusters` of the runs of each source: groups of runs that share a cluster."""
+    found: list[set[int]] = []
+    owners: list[Outcomes | FaultOutcomes] = [outcomes, *outcomes.faults.values()]
+    for owner in owners:
+        merged = set(owner.cluster.tolist())
+        for group in [group for group in found if group & merged]:
+            found.remove(group)
+            merged |= group
+        found.append(merged)
+    return [np.searchsorted(clusters, sorted(group)) for group in found if group]
+
+
+def _both_countable(first: Outcomes, second: Outcomes) -> tuple[Outcomes, Outcomes]:
+    """The pair with the faults that both detectors have episodes to detect in."""
+    names = [
+        name
+        for name, fault in first.faults.items()
+        if fault.fresh.any() and second.faults[name].fresh.any()
+    ]
+    one, other = (
+        replace(side, faults={name: side.faults[name] for name in names})
+        for side in (first, second)
+    )
+    return one, other
 
 
 def _clusters(outcomes: Outcomes) -> NDArray[np.int64]:
@@ -146,11 +187,15 @@ def _over_faults(
     weights: Weights,
     clusters: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    shares = [
-        _share(values(fault), fault.fresh, fault, weights, clusters)
-        for fault in outcomes.faults.values()
-    ]
-    return np.asarray(np.mean(shares, axis=0), np.float64)
+    """Mean over the faults that have episodes in a draw; NaN where none has."""
+    reached, counted = np.zeros(len(weights)), np.zeros(len(weights))
+    for fault in outcomes.faults.values():
+        share = _share(values(fault), fault.fresh, fault, weights, clusters)
+        there = np.isfinite(share)
+        reached[there] += share[there]
+        counted += there
+    empty = np.full(len(weights), np.nan)
+    return np.asarray(np.divide(reached, counted, out=empty, where=counted > 0.0))
 
 
 def _share(
@@ -160,11 +205,12 @@ def _share(
     weights: Weights,
     clusters: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Weighted mean of values over the episodes that are counted; 0 where none was drawn."""
+    """Weighted mean of values over the episodes that are counted; NaN where none was drawn."""
     drawn = weights[:, np.searchsorted(clusters, owner.cluster)]
     total = drawn @ np.asarray(counted, np.float64)
     reached = drawn @ np.asarray(values, np.float64)
-    return np.asarray(np.divide(reached, total, out=np.zeros_like(total), where=total > 0.0))
+    empty = np.full(len(total), np.nan)
+    return np.asarray(np.divide(reached, total, out=empty, where=total > 0.0))
 
 
 def _check_paired(first: Outcomes, second: Outcomes) -> None:

@@ -56,6 +56,7 @@ from jepa_edge.calibration.evaluation.work import score_episodes
 from jepa_edge.calibration.fit import DEAF, action_use
 from jepa_edge.calibration.records import ActionUse, Rate
 from jepa_edge.calibration.spread import pick_windows
+from jepa_edge.calibration_file import Domain
 from jepa_edge.channels import LONG
 from jepa_edge.errors import InputError
 from jepa_edge.monitor import Monitor
@@ -190,8 +191,8 @@ class _Evaluation:
         self._lap("baselines")
         windows = self._windows(episodes)
         forecast = evaluate_forecast(
-            lambda past, actions: (
-                self.monitor.sample_futures(past, actions, options.samples, options.seed).latents
+            lambda past, actions, seed: (
+                self.monitor.sample_futures(past, actions, options.samples, seed).latents
             ),
             pick_windows(windows, options.windows, options.seed),
             options.seed,
@@ -219,7 +220,8 @@ class _Evaluation:
             forecast=forecast,
             action_use=use,
             baselines=tuple(compare(own, traces, options.seed) for traces in rivals),
-            warnings=self._warnings(alarms, use, episodes),
+            bounds_loss=calibration.risk is not None,
+            warnings=self._warnings(alarms, use, episodes, faulty),
             provenance=self._provenance(faulty),
             seconds=self.seconds,
         )
@@ -288,7 +290,11 @@ class _Evaluation:
         return trials - quiet
 
     def _warnings(
-        self, alarms: FaultReport, use: ActionUse, episodes: Sequence[EncodedEpisode]
+        self,
+        alarms: FaultReport,
+        use: ActionUse,
+        episodes: Sequence[EncodedEpisode],
+        faulty: Sequence[FaultyEpisodes],
     ) -> tuple[str, ...]:
         calibration = self.monitor.calibration
         domain = calibration.domain
@@ -311,15 +317,22 @@ class _Evaluation:
                 "at most (99 %): they are not like the calibration episodes, and the guarantee "
                 "does not hold for them"
             )
-        outside = sum(
-            not domain.steps_min <= len(episode.actions) <= domain.steps_max for episode in episodes
-        )
+        outside = _outside(domain, episodes)
         if outside:
             told.append(
                 f"{outside} of {len(episodes)} nominal episodes are shorter or longer than the "
                 f"{domain.steps_min} to {domain.steps_max} steps that were calibrated; the "
                 "guarantee does not cover longer ones"
             )
+        for fault in faulty:
+            outside = _outside(domain, fault.episodes)
+            if outside and not fault.request.injected:
+                told.append(
+                    f"{outside} of {len(fault.episodes)} runs with {fault.request.name} are "
+                    f"shorter or longer than the {domain.steps_min} to {domain.steps_max} steps "
+                    "that were calibrated; only frames that nominal runs have too are compared"
+                )
+        told += [text for fault in alarms.faults for text in _left_out(fault, episodes)]
         if use.ratio < DEAF:
             told.append(
                 f"the model hardly listens to its actions: {LONG}-step error with shuffled actions "
@@ -364,6 +377,29 @@ class _Evaluation:
         now = time.perf_counter()
         self.seconds[stage] = round(now - self._last, 3)
         self._last = now
+
+
+def _outside(domain: Domain, episodes: Sequence[EncodedEpisode]) -> int:
+    """Number of episodes that are shorter or longer than the calibrated ones."""
+    return sum(not domain.steps_min <= len(e.actions) <= domain.steps_max for e in episodes)
+
+
+def _left_out(fault: FaultResult, episodes: Sequence[EncodedEpisode]) -> list[str]:
+    """What a fault's figures leave out, in words."""
+    told, needed = [], fault.onset + fault.frames
+    short = sum(len(episode.latents) < needed for episode in episodes)
+    if short or fault.left_out:
+        told.append(
+            f"{fault.fault} is compared in {fault.frames} frames from frame {fault.onset} on; "
+            f"{short} nominal and {fault.left_out} faulty episodes are too short for that and left "
+            "out there"
+        )
+    if fault.detected.trials == 0:
+        told.append(
+            f"every episode with {fault.fault} alarms before the fault begins; it is left out of "
+            "the means over faults"
+        )
+    return told
 
 
 def is_seen(result: FaultResult) -> bool:

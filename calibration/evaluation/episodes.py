@@ -13,17 +13,24 @@ from numpy.typing import NDArray
 
 from jepa_edge.binding import current_binding
 from jepa_edge.calibration.cache import CacheKey, LatentCache
-from jepa_edge.calibration.dataset import EncodedEpisode, data_sha256
+from jepa_edge.calibration.conformal import required_episodes
+from jepa_edge.calibration.dataset import (
+    EncodedEpisode,
+    data_sha256,
+    episode_digests,
+    episode_lengths,
+)
 from jepa_edge.calibration.evaluation.options import EvaluateOptions
 from jepa_edge.calibration.evaluation.sources import (
     FaultRequest,
     check_simulator,
+    library_digest,
     scratch_directory,
     simulate,
 )
 from jepa_edge.calibration.evaluation.work import encode_episodes
 from jepa_edge.calibration_file import Calibration
-from jepa_edge.errors import InputError
+from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.faults import inject_recorded
 from jepa_edge.progress import Progress
 from jepa_edge.recording import Recording, check_fits
@@ -44,7 +51,8 @@ class FaultyEpisodes:
 class Episodes:
     """Encodes what an evaluation needs, or finds it in the cache.
 
-    Raises InputError when the nominal recording does not fit the model, or is the calibration's.
+    Raises InputError when the nominal recording does not fit the model, or shares an episode with
+    the calibration.
     """
 
     def __init__(
@@ -60,11 +68,13 @@ class Episodes:
         self.binding = current_binding(model)
         self.nominal_sha256 = self._checked(nominal)
         self._cache = LatentCache(directory=options.cache)
+        self.lengths = episode_lengths(nominal)
         if self.nominal_sha256 == calibration.data_sha256:
             raise InputError(
                 f"{nominal.path} is the recording that this bundle was calibrated on; "
                 "false alarms counted there prove nothing: pass runs that it has not seen"
             )
+        self._refuse_known(nominal)
 
     def encode_nominal(self) -> list[EncodedEpisode]:
         """All nominal episodes."""
@@ -78,16 +88,23 @@ class Episodes:
     def check(self, requests: Sequence[FaultRequest]) -> None:
         """Raise InputError, before the long part, for what will not work."""
         manifest = self.model.manifest
-        first = self.nominal.load(0)
+        longest = self.nominal.load(int(np.argmax(self.lengths)))
         for request in requests:
             if request.path is not None:
-                check_fits(Recording(request.path), manifest.observation, manifest.action)
+                self._check_recorded(Recording(request.path), request.onset)
             elif request.simulator is not None:
-                check_simulator(request.simulator)
+                check_simulator(request.simulator, manifest)
+                self._check_simulated(request)
             elif request.injection is not None:
-                inject_recorded(first, request.injection, manifest.action)
+                inject_recorded(longest, request.injection, manifest.action)
+            if request.onset > max(self.lengths):
+                raise InputError(
+                    f"fault {request.name} begins at frame {request.onset}, the longest nominal "
+                    f"episode has {max(self.lengths) + 1}; choose an onset within the episode"
+                )
         if self.options.calibration_data is not None:
             self._calibration_runs(self.options.calibration_data)
+            self._check_baselines()
 
     def encode_faulty(self, requests: Sequence[FaultRequest]) -> list[FaultyEpisodes]:
         """Episodes of every fault; runs of one simulator share their clusters, seed by seed."""
@@ -115,8 +132,9 @@ class Episodes:
                     offset += len(encoded)
                 cluster = simulated[request.simulator] + np.arange(len(encoded))
             else:
-                sha256, encoded = self.nominal_sha256, self._injected(request)
-                cluster = np.arange(len(encoded))
+                sha256, rows = self.nominal_sha256, self._rows(request)
+                encoded = self._injected(request, rows)
+                cluster = np.array(rows)
             found.append(
                 FaultyEpisodes(
                     request=request, episodes=encoded, cluster=cluster, data_sha256=sha256
@@ -138,26 +156,32 @@ class Episodes:
             ),
         )
 
-    def _injected(self, request: FaultRequest) -> list[EncodedEpisode]:
+    def _rows(self, request: FaultRequest) -> list[int]:
+        """The nominal episodes that a fault is injected into: the first that outlast its onset."""
+        rows = [row for row, steps in enumerate(self.lengths) if steps >= request.onset]
+        return rows[: self.options.fault_episodes]
+
+    def _injected(self, request: FaultRequest, rows: list[int]) -> list[EncodedEpisode]:
         injection, options = request.injection, self.options
         if injection is None:
             raise InputError(f"fault {request.name} has neither runs nor an entry in the library")
-        count = min(options.fault_episodes, len(self.nominal))
+        count = len(rows)
+        skipping = "" if rows == list(range(count)) else f" of {rows}"
         key = CacheKey(
             binding=self.binding,
             data_sha256=self.nominal_sha256,
             episodes=count,
-            injection=f"{injection} seed {options.seed} jepa-edge {__version__}",
+            injection=f"{injection} seed {options.seed} jepa-edge {__version__}{skipping}",
         )
         return self._cache.get(
             key,
             lambda: encode_episodes(
                 self.model,
                 lambda index: inject_recorded(
-                    self.nominal.load(index),
+                    self.nominal.load(rows[index]),
                     injection,
                     self.model.manifest.action,
-                    options.seed * 1_000_003 + index,
+                    options.seed * 1_000_003 + rows[index],
                 ),
                 count,
                 options.workers,
@@ -169,9 +193,11 @@ class Episodes:
     def _simulated(self, request: FaultRequest, stack: ExitStack) -> Recording:
         """Simulate runs as long as the shortest calibrated one, in the cache if there is one."""
         options, steps = self.options, self.calibration.domain.steps_min
+        manifest = self.model.manifest
         label = (
             f"simulated {request.simulator} {request.injection} seed {options.seed} "
-            f"{options.fault_episodes} x {steps} jepa-edge {__version__}"
+            f"{options.fault_episodes} x {steps} size {manifest.observation.height} block "
+            f"{manifest.action.block} jepa-edge {__version__} {library_digest()}"
         )
         root = options.cache
         if root is None:
@@ -180,7 +206,7 @@ class Episodes:
         folder = "".join(letter if letter.isalnum() else "_" for letter in label)
         return simulate(
             request,
-            self.model.manifest,
+            manifest,
             root / folder,
             options.fault_episodes,
             steps,
@@ -199,6 +225,47 @@ class Episodes:
                 "baselines need the calibration's own recording"
             )
         return recording
+
+    def _refuse_known(self, recording: Recording) -> None:
+        """Raise InputError when an episode took part in the calibration, whatever its name."""
+        known = set(self.calibration.episode_sha256)
+        seen = sum(digest in known for digest in episode_digests(recording)) if known else 0
+        if seen:
+            raise InputError(
+                f"{seen} of {len(recording)} episodes in {recording.path} took part in the "
+                "calibration; what is counted there proves nothing: pass runs that it has not seen"
+            )
+
+    def _check_recorded(self, recording: Recording, onset: int) -> None:
+        """Raise InputError for recorded faults that cannot be evaluated."""
+        check_fits(recording, self.model.manifest.observation, self.model.manifest.action)
+        self._refuse_known(recording)
+        if min(episode_lengths(recording)) < onset:
+            raise InputError(
+                f"{recording.path} has episodes of fewer than {onset + 1} frames; "
+                "the fault never begins in them, pass the onset it was recorded with"
+            )
+
+    def _check_simulated(self, request: FaultRequest) -> None:
+        """Raise InputError when simulated runs would end before their fault begins."""
+        steps = self.calibration.domain.steps_min
+        if request.injection is not None and request.injection.onset >= steps:
+            raise InputError(
+                f"fault {request.name} begins at step {request.injection.onset}, simulated runs "
+                f"have {steps} steps as the shortest calibrated one; choose an earlier onset"
+            )
+
+    def _check_baselines(self) -> None:
+        """Raise CalibrationError when there are too few episodes for the baselines' bands."""
+        calibration = self.calibration
+        have = calibration.episodes["standardize"] + calibration.episodes["conformal"]
+        needed = 2 * required_episodes(calibration.alpha)
+        if have < needed:
+            raise CalibrationError(
+                f"baselines at alpha={calibration.alpha:g} need {needed} standardize and conformal "
+                f"episodes, half of them for the band's shape, the calibration has {have}; "
+                "leave out --baselines, or calibrate on more or with a larger alpha"
+            )
 
     def _checked(self, recording: Recording) -> str:
         """Check that a recording fits the model; return the digest of its data."""

@@ -12,11 +12,11 @@ from scipy import stats
 from jepa_edge.calibration.dataset import Windows
 from jepa_edge.calibration.evaluation.records import Forecast, HorizonForecast
 from jepa_edge.calibration.records import Correlation
-from jepa_edge.calibration.spread import realized_error, risk_curve
+from jepa_edge.calibration.spread import realized_error, risk_curve, spearman
 from jepa_edge.progress import Progress, silent
 
-Sampler = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""Maps history (T, N, D) and actions (T - 1 + H, A), raw units, to futures (S, H, N, D)."""
+Sampler = Callable[[NDArray[np.float32], NDArray[np.float32], int], NDArray[np.float32]]
+"""Maps history (T, N, D), actions (T - 1 + H, A), raw units, and a seed to futures (S, H, N, D)."""
 
 _BINS = 10
 _DIRECTIONS = 8
@@ -27,7 +27,9 @@ _BOOTSTRAPS = 200
 def crps(samples: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray[np.float64]:
     """Continuous ranked probability score of samples (S, ...) against observed (...): (...).
 
-    mean |X - y| - sum_ij |X_i - X_j| / (2 S (S - 1)): unbiased for any S of at least 2.
+    mean |X - y| - sum_ij |X_i - X_j| / (2 S (S - 1)): unbiased for any S of at least 2 if the
+    samples are independent. Ours are not quite: their noise is shifted and scaled to mean 0 and
+    variance 1 over the S samples, which lowers the score while S is small; take 32 or more.
     Source: Gneiting & Raftery 2007, eq. 21; Ferro 2014 (fair version).
     """
     count = len(samples)
@@ -41,7 +43,7 @@ def crps(samples: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray
 def energy_score(samples: NDArray[np.float64], observed: NDArray[np.float64]) -> float:
     """Energy score of samples (S, D) against observed (D,); for D = 1 it is the CRPS.
 
-    Source: Gneiting & Raftery 2007, eq. 22, with the pairs' mean over S (S - 1), unbiased.
+    Source: Gneiting & Raftery 2007, eq. 22, with the pairs' mean over S (S - 1), as in `crps`.
     """
     count = len(samples)
     squares = np.sum(samples**2, axis=1)
@@ -71,8 +73,9 @@ def evaluate_forecast(
     """Compare sampled futures with what came, on nominal windows.
 
     PIT and ranks look along a few random directions of the latent, the same for all windows.
-    CRPS is per latent number. Windows of one episode depend on each other, and so do directions:
-    no p-value is attached to the PIT.
+    CRPS is per latent number. Every window is sampled with a seed of its own, seed + its row: with
+    one for all, the windows' ranks would move together. Windows of one episode depend on each
+    other all the same, and so do directions: no p-value is attached to the PIT.
     """
     rng = np.random.default_rng(seed)
     count, horizon = len(windows), windows.horizon
@@ -84,9 +87,9 @@ def evaluate_forecast(
     spread = np.empty((count, horizon))
     samples = 0
     for row in range(count):
-        drawn = sampler(windows.history[row], windows.actions[row]).astype(np.float64)
+        drawn = sampler(windows.history[row], windows.actions[row], seed + row)
         samples = len(drawn)
-        futures = drawn.reshape(samples, horizon, size)
+        futures = drawn.astype(np.float64).reshape(samples, horizon, size)
         came = windows.observed[row].reshape(horizon, size).astype(np.float64)
         guess = windows.predicted[row].reshape(horizon, size)
         spread[row] = np.sqrt(futures.var(axis=0, ddof=1).mean(axis=1))
@@ -148,13 +151,6 @@ def _correlation(
     drawn = []
     for _ in range(_BOOTSTRAPS):
         chosen = np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
-        drawn.append(_spearman(spread[chosen], error[chosen]))
+        drawn.append(spearman(spread[chosen], error[chosen]))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Correlation(value=_spearman(spread, error), low=float(low), high=float(high))
-
-
-def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation; 0 where one side is constant and ranks say nothing."""
-    if np.ptp(first) == 0.0 or np.ptp(second) == 0.0:
-        return 0.0
-    return float(np.corrcoef(stats.rankdata(first), stats.rankdata(second))[0, 1])
+    return Correlation(value=spearman(spread, error), low=float(low), high=float(high))

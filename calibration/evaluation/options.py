@@ -16,9 +16,9 @@ class EvaluateOptions:
     onset: model step of faults that name none; None for three eighths of the shortest calibrated
     episode. fault_episodes: most episodes per injected or simulated fault. calibration_data: the
     calibration's own recording, which baselines are fitted on; None leaves them out. samples:
-    futures per window in the forecast metrics. windows: most windows per nominal episode there.
-    cache: directory for encoded episodes, or None. seed: of faults, samples and bootstrap.
-    workers: threads that encode and score.
+    futures per window in the forecast metrics; fewer than 32 flatter them. windows: most windows
+    per nominal episode there. cache: directory for encoded episodes, or None. seed: of faults,
+    samples and bootstrap. workers: threads that encode and score.
     Raises InputError when a number is out of range.
     """
 
@@ -35,7 +35,7 @@ class EvaluateOptions:
     def __post_init__(self) -> None:
         for name, lowest, highest in (
             ("fault_episodes", 1, 1_000_000),
-            ("samples", 2, 10_000),
+            ("samples", 8, 10_000),
             ("windows", 1, 10_000),
             ("seed", 0, 2**31 - 1),
             ("workers", 1, 256),

@@ -47,10 +47,39 @@ class Traces:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """The frames in which a fault is compared with nominal runs: as many on both sides.
+
+    Longer episodes have more frames to alarm in, whatever they show. frames: from `onset` on.
+    nominal: (n,), faulty: (m,) bool, the episodes that last so long; the others are left out.
+    """
+
+    onset: int
+    frames: int
+    nominal: NDArray[np.bool_]
+    faulty: NDArray[np.bool_]
+
+    @property
+    def compared(self) -> slice:
+        """The frames themselves."""
+        return slice(self.onset, self.onset + self.frames)
+
+    def delay(self, trace: NDArray[np.float64], threshold: float) -> int | None:
+        """Frames from the onset to the first alarm among those compared; None without one."""
+        after = np.flatnonzero(trace[self.compared] > threshold)
+        return int(after[0]) if after.size else None
+
+    def is_early(self, trace: NDArray[np.float64], threshold: float) -> bool:
+        """Whether an alarm came before the onset: a false one, and no detection."""
+        return _above(trace[: self.onset], threshold)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FaultOutcomes:
     """Per episode, (m,): was there no alarm before the onset, was one after, what is it worth.
 
-    detected and credit are 0 where an alarm came early; such episodes count neither way.
+    detected and credit are 0 where an alarm came early; such episodes count neither way, nor do
+    those that are too short for the `Span`: fresh is false for both.
     """
 
     fresh: NDArray[np.bool_]
@@ -74,6 +103,31 @@ def worst(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.max(np.where(np.isnan(scores), -np.inf, scores), axis=1))
 
 
+def common_span(onset: int, nominal: Sequence[int], faulty: Sequence[int]) -> Span:
+    """Find the frames from `onset` on that nominal and faulty episodes have in common.
+
+    nominal, faulty: frames of every episode. Those that end before the onset are left out, and
+    those that have less than half as many frames after it as is usual (the lower median of both
+    sides), lest one short episode decide for all.
+    Raises InputError when all episodes of a side end before the onset.
+    """
+    sides = [np.asarray(lengths, np.int64) - onset for lengths in (nominal, faulty)]
+    for name, left in zip(("nominal", "faulty"), sides, strict=True):
+        if not (left > 0).any():
+            raise InputError(
+                f"no {name} episode is longer than {onset} frames, where the fault begins; "
+                "record longer ones or choose an earlier onset"
+            )
+    usual = min(float(np.median(left[left > 0])) for left in sides)
+    long_enough = [left >= max(1.0, usual / 2.0) for left in sides]
+    return Span(
+        onset=onset,
+        frames=min(int(left[kept].min()) for left, kept in zip(sides, long_enough, strict=True)),
+        nominal=long_enough[0],
+        faulty=long_enough[1],
+    )
+
+
 def outcomes(traces: Traces) -> Outcomes:
     """Count alarms at the detector's own threshold."""
     return Outcomes(
@@ -81,27 +135,22 @@ def outcomes(traces: Traces) -> Outcomes:
         alarmed=np.array([_above(trace, traces.threshold) for trace in traces.nominal]),
         cluster=traces.cluster,
         faults={
-            name: _fault_outcomes(fault, traces.threshold) for name, fault in traces.faults.items()
+            name: _fault_outcomes(fault, _span(traces, fault), traces.threshold)
+            for name, fault in traces.faults.items()
         },
     )
 
 
 def rankings(traces: Traces) -> dict[str, Ranking]:
-    """Ranking metrics per fault, from the largest score at or after its onset.
+    """Ranking metrics per fault, from the largest score in the frames of its `Span`.
 
     Raises InputError when no nominal episode reaches that far.
     """
     found = {}
     for name, fault in traces.faults.items():
-        nominal = [trace[fault.onset :] for trace in traces.nominal if len(trace) > fault.onset]
-        if not nominal:
-            raise InputError(
-                f"no nominal episode is longer than {fault.onset} frames, where {name} begins; "
-                "record longer ones, to compare with"
-            )
+        span = _span(traces, fault)
         found[name] = ranking(
-            np.array([trace.max() for trace in nominal]),
-            np.array([trace[fault.onset :].max() for trace in fault.episodes]),
+            _peaks(traces.nominal, span.nominal, span), _peaks(fault.episodes, span.faulty, span)
         )
     return found
 
@@ -122,10 +171,12 @@ def operating_point(traces: Traces, threshold: float) -> OperatingPoint:
     shares: list[float] = []
     delays: list[float] = []
     for fault in traces.faults.values():
-        seen = _delays(fault, threshold)
+        span = _span(traces, fault)
+        kept = [fault.episodes[row] for row in np.flatnonzero(span.faulty).tolist()]
+        seen = [span.delay(t, threshold) for t in kept if not span.is_early(t, threshold)]
         if seen:
-            shares.append(float(np.mean([delay is not None for _, delay in seen])))
-            late = [left if delay is None else delay for left, delay in seen]
+            shares.append(float(np.mean([delay is not None for delay in seen])))
+            late = [span.frames if delay is None else delay for delay in seen]
             delays.append(float(np.mean(late)))
     return OperatingPoint(
         threshold=threshold,
@@ -144,25 +195,30 @@ def operating_curve(traces: Traces) -> tuple[OperatingPoint, ...]:
     return tuple(operating_point(traces, float(peaks[index])) for index in chosen)
 
 
-def _fault_outcomes(fault: FaultTraces, threshold: float) -> FaultOutcomes:
-    fresh = np.array([not _above(trace[: fault.onset], threshold) for trace in fault.episodes])
+def _fault_outcomes(fault: FaultTraces, span: Span, threshold: float) -> FaultOutcomes:
+    fresh = span.faulty.copy()
     credit = np.zeros(len(fresh))
     detected = np.zeros(len(fresh), bool)
-    kept = _delays(fault, threshold)
-    for row, (frames, delay) in zip(np.flatnonzero(fresh), kept, strict=True):
-        detected[row] = delay is not None
-        credit[row] = time_credit(delay, frames)
+    for row in np.flatnonzero(span.faulty).tolist():
+        trace = fault.episodes[row]
+        fresh[row] = not span.is_early(trace, threshold)
+        if fresh[row]:
+            delay = span.delay(trace, threshold)
+            detected[row] = delay is not None
+            credit[row] = time_credit(delay, span.frames)
     return FaultOutcomes(fresh=fresh, detected=detected, credit=credit, cluster=fault.cluster)
 
 
-def _delays(fault: FaultTraces, threshold: float) -> list[tuple[int, int | None]]:
-    """Frames from the onset on and delay, of the episodes without an earlier alarm."""
-    rows: list[tuple[int, int | None]] = []
-    for trace in fault.episodes:
-        if not _above(trace[: fault.onset], threshold):
-            after = np.flatnonzero(trace[fault.onset :] > threshold)
-            rows.append((len(trace) - fault.onset, int(after[0]) if after.size else None))
-    return rows
+def _span(traces: Traces, fault: FaultTraces) -> Span:
+    return common_span(
+        fault.onset, [len(t) for t in traces.nominal], [len(t) for t in fault.episodes]
+    )
+
+
+def _peaks(
+    episodes: Sequence[NDArray[np.float64]], kept: NDArray[np.bool_], span: Span
+) -> NDArray[np.float64]:
+    return np.array([episodes[row][span.compared].max() for row in np.flatnonzero(kept).tolist()])
 
 
 def _above(trace: NDArray[np.float64], threshold: float) -> bool:

@@ -14,7 +14,7 @@ from jepa_edge.calibration.evaluation.sections import (
     matrix,
     operating,
 )
-from jepa_edge.calibration.evaluation.wording import estimate, percent, verdict
+from jepa_edge.calibration.evaluation.wording import allowed, estimate, percent, verdict
 from jepa_edge.report import Section, Table, write_page
 
 
@@ -60,8 +60,8 @@ def _claim(report: EvaluationReport) -> Section:
         ],
         points=[
             (
-                f"False alarms: {percent(alarms.false_alarms)} of nominal episodes reach CAUTION. "
-                f"The calibration allows {100 * report.caution_alpha:g} %."
+                f"False alarms: {percent(alarms.false_alarms)} of nominal episodes pass the "
+                f"CAUTION threshold. {allowed(report)}"
             ),
             f"Seen, of {len(faults)} faults: {len(seen)} ({', '.join(seen) or 'none'}).",
             f"Not shown to be seen, or seen in part only: {missed}.",
@@ -137,15 +137,18 @@ def _method(report: EvaluationReport) -> Section:
             ),
             (
                 "An episode alarms when any channel is above the CAUTION threshold in any frame. "
-                "Detection is counted from the first frame that can show the fault. An episode "
+                "Detection is counted from the first frame that can show the fault, over as many "
+                "frames in faulty as in nominal episodes; what comes later, and episodes that are "
+                "too short for it, are left out there. An episode "
                 "that alarms before that frame is a false alarm: it is left out and counted as "
                 "early. Delays are over detected episodes only."
             ),
             (
                 "Intervals are 95 %. Proportions: exact (Clopper-Pearson). Rates: exact "
                 "(Poisson, Garwood). Accuracies: bootstrap over recorded runs; a nominal run and "
-                "the faults injected into it are drawn together. Intervals are per row; across "
-                "many rows some will miss by chance."
+                "the faults injected into it are drawn together. All of them are for this one "
+                "calibration: how much another one, on other episodes, would differ is not in "
+                "them. Intervals are per row; across many rows some will miss by chance."
             ),
             (
                 f"Forecasts: {forecast.windows} windows of {forecast.episodes} nominal episodes, "
@@ -164,22 +167,44 @@ def _method(report: EvaluationReport) -> Section:
     )
 
 
+def _promise(report: EvaluationReport) -> str:
+    """What a fresh nominal episode does, and how sure that is."""
+    reject = f"the REJECT threshold with probability at most {report.reject_alpha:g}"
+    method = (
+        "This is split conformal prediction on the largest score of each of "
+        f"{report.conformal_episodes} calibration episodes. It holds for any distribution and for "
+        "this many episodes, not only in the limit."
+    )
+    if report.bounds_loss:
+        return (
+            "The CAUTION threshold was lowered to bound a loss that the user recorded, on the very "
+            "scores that it is one of: its share of false alarms is measured, not guaranteed. A "
+            f"fresh nominal episode passes {reject}. {method}"
+        )
+    return (
+        "A fresh nominal episode passes the CAUTION threshold with probability at most "
+        f"{report.caution_alpha:g}, and {reject}. {method}"
+    )
+
+
 def _guarantee(report: EvaluationReport) -> Section:
     return Section(
         title="What is guaranteed, and under which assumptions",
         paragraphs=[
+            _promise(report),
             (
-                "A fresh nominal episode raises CAUTION with probability at most "
-                f"{report.caution_alpha:g}, and REJECT with probability at most "
-                f"{report.reject_alpha:g}. This is split conformal prediction on the largest "
-                f"score of each of {report.conformal_episodes} calibration episodes. It holds for "
-                "any distribution and for this many episodes, not only in the limit."
+                "That is about the scores. A running session has more reasons for a flag, which "
+                "come on top: the drift alarm adds its own alpha, once per start of the process; "
+                "leaving the calibrated domain, an input that is missing, late or odd, and an "
+                "overload raise flags of their own, with no share of alpha. They are not counted "
+                "on this page."
             ),
         ],
         points=[
             (
                 "Assumption 1: the episode is exchangeable with the calibration episodes. Same "
-                "robot, camera, rate, task, surroundings, and no longer than they were."
+                "robot, camera, rate, task and surroundings, and the same mix of lengths as the "
+                "calibration episodes."
             ),
             (
                 "Assumption 2: engine, preprocessing, runtime and device are those that were "

@@ -41,12 +41,16 @@ class FaultResult(_Record, frozen=True, kw_only=True):
     false alarm and no detection; all else is measured on the other episodes. detected: reached
     CAUTION or REJECT at or after onset; rejected: REJECT. nominal_after_onset: nominal episodes
     counted in the same way: what detection amounts to with no fault at all. by_channel: episodes
-    in which that channel alone exceeds the caution threshold at or after onset. Missed episodes
-    have no delay: read the delays beside the detection rate.
+    in which that channel alone exceeds the caution threshold at or after onset. frames: from the
+    onset on, as many in faulty as in nominal episodes; what comes later is not looked at. left_out:
+    episodes too short for that. Missed episodes have no delay: read the delays beside the
+    detection rate.
     """
 
     fault: str
     onset: int
+    frames: int = 0
+    left_out: int = 0
     detected: Rate
     rejected: Rate
     early: Rate
@@ -59,7 +63,7 @@ class FaultResult(_Record, frozen=True, kw_only=True):
 class FaultReport(_Record, frozen=True, kw_only=True):
     """All faults beside what the same monitor does on nominal episodes.
 
-    false_alarms: nominal episodes that reach CAUTION; rejections: that reach REJECT.
+    false_alarms: nominal episodes that pass the CAUTION threshold; rejections: the REJECT one.
     alarms_per_hour: onsets of alarm per hour of nominal operation, counting a run of alarmed steps
     once, and only time in which the monitor was past its warm-up. nominal_by_channel: nominal
     episodes in which that channel alone alarms.
@@ -129,7 +133,7 @@ class Accuracy(_Record, frozen=True, kw_only=True):
 
 
 class Baseline(_Record, frozen=True, kw_only=True):
-    """Another detector on the same episodes, calibrated on the same runs at the same alpha.
+    """Another detector on the same episodes, calibrated on the same runs at the report's alpha.
 
     gain_balanced, gain_time_weighted: the monitor's accuracy minus this one's, paired.
     detected: share of the episodes per fault.
@@ -149,10 +153,11 @@ class HorizonForecast(_Record, frozen=True, kw_only=True):
 
     pit: share of probability integral transforms per bin of equal width, uniform if the futures
     scatter as the world does; along random directions of the latent. pit_distance: largest gap
-    between their distribution and the uniform one (Kolmogorov). crps: per latent number, unbiased
-    in the number of samples; error: mean absolute error of the prediction without samples, which
-    is the CRPS of a forecast that is certain; skill = 1 - crps / error. energy_score: of the whole
-    latent. spread: root mean square of the futures' deviation, sharpness. Latent units.
+    between their distribution and the uniform one (Kolmogorov). crps: per latent number, with the
+    pairs' mean over S (S - 1); few samples flatter it, see `forecasts.crps`. error: mean absolute
+    error of the prediction without samples, which is the CRPS of a forecast that is certain; skill
+    = 1 - crps / error. energy_score: of the whole latent. spread: root mean square of the futures'
+    deviation, sharpness. Latent units.
     """
 
     horizon: int
@@ -227,6 +232,8 @@ class EvaluationReport(_Record, frozen=True, kw_only=True):
     alpha, caution_alpha, reject_alpha, conformal_episodes: of the calibration. rankings: per fault.
     plausible_alarms: most nominal episodes with an alarm that one calibration on so many episodes
     explains (99 %, beta-binomial).
+    bounds_loss: whether the CAUTION threshold bounds the user's own loss; its share of false alarms
+    is then measured, not guaranteed.
     undetected: faults that the monitor is not shown to see: the interval of their detection rate
     reaches below `seen_from`, or not above what nominal episodes do. skipped: faults that were
     asked for and not run, and why.
@@ -253,6 +260,7 @@ class EvaluationReport(_Record, frozen=True, kw_only=True):
     forecast: Forecast
     action_use: ActionUse
     baselines: tuple[Baseline, ...]
+    bounds_loss: bool = False
     warnings: tuple[str, ...]
     provenance: Provenance
     seconds: dict[str, float]

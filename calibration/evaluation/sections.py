@@ -25,15 +25,17 @@ def false_alarms(report: EvaluationReport) -> Section:
     """How often it cries wolf."""
     alarms, own = report.alarms, report.own_point.run_length
     inside = alarms.false_alarms.count <= report.plausible_alarms
+    share = "share in calibration" if report.bounds_loss else "calibrated share"
+    note = "; measured, not guaranteed" if report.bounds_loss else ""
     rows = [
-        ["nominal episodes that reach CAUTION", percent(alarms.false_alarms)],
+        ["nominal episodes that pass the CAUTION threshold", percent(alarms.false_alarms)],
         [
-            "calibrated share",
-            f"{100 * report.caution_alpha:g} %; on {report.conformal_episodes} calibration "
+            share,
+            f"{100 * report.caution_alpha:.3g} %{note}; on {report.conformal_episodes} calibration "
             f"episodes up to {report.plausible_alarms} alarms are plausible (99 %): "
             + ("fits" if inside else "DOES NOT FIT"),
         ],
-        ["nominal episodes that reach REJECT", percent(alarms.rejections)],
+        ["nominal episodes that pass the REJECT threshold", percent(alarms.rejections)],
         ["alarms per hour of nominal operation", per_hour_text(alarms.alarms_per_hour)],
         ["mean time to a false alarm (ARL0)", run_length_text(own, report.rate_hz)],
     ]
@@ -62,6 +64,7 @@ def detection(report: EvaluationReport) -> Section:
                 verdict(report, fault),
                 percent(fault.detected),
                 percent(fault.rejected),
+                str(fault.frames),
                 frames(fault.delay_median, report.rate_hz),
                 frames(fault.delay_p90, report.rate_hz),
                 f"{fault.early.count}",
@@ -77,7 +80,7 @@ def detection(report: EvaluationReport) -> Section:
             "mean over faults",
             "",
             f"{100 * report.accuracy.true_positives:.1f} %",
-            *[""] * 4,
+            *[""] * 5,
             f"{mean.auroc:.3f}",
             f"{mean.aupr:.3f}",
             f"{mean.fpr95:.3f}",
@@ -101,6 +104,7 @@ def detection(report: EvaluationReport) -> Section:
                     "verdict",
                     "CAUTION or more",
                     "REJECT",
+                    "frames compared",
                     "median delay, frames",
                     "90 % within",
                     "early",
@@ -167,7 +171,12 @@ def operating(report: EvaluationReport) -> Section:
             (
                 "A lower threshold sees more and sooner, and cries wolf more often. Here a missed "
                 "episode counts with all frames that it has after the onset, so that missing does "
-                "not make the delay look short. Only the CAUTION row carries a guarantee."
+                "not make the delay look short. "
+                + (
+                    "No row carries a guarantee: CAUTION bounds the user's own loss."
+                    if report.bounds_loss
+                    else "Only the CAUTION row carries a guarantee."
+                )
             )
         ],
         tables=[
@@ -219,7 +228,9 @@ def forecast(report: EvaluationReport) -> Section:
                 "on each other, so no p-value is given."
             ),
             (
-                "CRPS and energy score: lower is better, unbiased in the number of samples. Skill "
+                "CRPS and energy score: lower is better. The noise of the samples is shifted and "
+                "scaled to mean 0 and variance 1 over them, so that few samples flatter both; "
+                f"{forecast.samples} were drawn, 32 or more are advised. Skill "
                 "compares the CRPS with that of the bare prediction: above 0 the futures add "
                 f"something. AURC {forecast.aurc:.4g} (random order {forecast.aurc_random:.4g}, "
                 f"oracle {forecast.aurc_oracle:.4g}): mean error of the windows kept when those "
@@ -293,7 +304,14 @@ def baselines(report: EvaluationReport) -> Section:
         paragraphs=[
             (
                 "Our own implementations of published detectors, on the same latents, the same "
-                "calibration episodes and the same alpha per episode. Flow density with a "
+                "calibration episodes and "
+                + (
+                    f"alpha {report.alpha:g} per episode; the monitor's own CAUTION threshold "
+                    "bounds the user's loss instead, so that false alarms differ by design. "
+                    if report.bounds_loss
+                    else "the same alpha per episode. "
+                )
+                + "Flow density with a "
                 "time-varying conformal band follows FAIL-Detect (Xu et al. 2025). The gain is the "
                 "monitor minus the other, paired by episode; above 0 the monitor is better."
             ),

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
+from jepa_edge import faults, sim
+from jepa_edge.bundle import sha256_file
 from jepa_edge.errors import InputError
 from jepa_edge.faults import FAULTS, FaultKind, Injection, parse_fault
 from jepa_edge.manifest import Manifest
 from jepa_edge.progress import Progress
 from jepa_edge.recording import Recording
-from jepa_edge.sim import SIMULATORS, record
+from jepa_edge.sim import make_simulator, record
 
 ALL = "all"
 _SIM = "sim:"
@@ -33,6 +38,11 @@ class FaultRequest:
     injection: Injection | None = None
     path: Path | None = None
     simulator: str | None = None
+
+    @property
+    def injected(self) -> bool:
+        """Whether the fault is put into nominal episodes."""
+        return self.path is None and self.simulator is None
 
     @property
     def kind(self) -> str:
@@ -115,10 +125,31 @@ def simulate(
     return Recording(out)
 
 
-def check_simulator(name: str) -> None:
-    """Raise InputError unless there is a simulator of that name."""
-    if name not in SIMULATORS:
-        raise InputError(f"simulator {name!r} is not known; there is {', '.join(SIMULATORS)}")
+def check_simulator(name: str, manifest: Manifest) -> None:
+    """Raise InputError unless there is a simulator of that name whose runs fit the model."""
+    observation, action = manifest.observation, manifest.action
+    robot = make_simulator(name, size=observation.height, block=action.block)
+    if robot.action_dim != action.dim or not math.isclose(
+        robot.rate_hz, observation.rate_hz, rel_tol=0.01
+    ):
+        raise InputError(
+            f"simulator {name} has {robot.action_dim} numbers per action block at "
+            f"{robot.rate_hz:g} Hz, the model takes {action.dim} at {observation.rate_hz:g} Hz; "
+            "evaluate it on the robot that it was trained on"
+        )
+    if observation.height != observation.width:
+        raise InputError(
+            f"simulator {name} draws square frames, the model takes {observation.height} x "
+            f"{observation.width}; record its runs yourself"
+        )
+
+
+@cache
+def library_digest() -> str:
+    """Digest of the code that breaks and simulates robots: what a recording of it depends on."""
+    folders = [Path(package.__file__ or "").parent for package in (faults, sim)]
+    files = sorted(file for folder in folders for file in folder.glob("*.py"))
+    return hashlib.sha256("".join(sha256_file(file) for file in files).encode()).hexdigest()[:12]
 
 
 def scratch_directory() -> tempfile.TemporaryDirectory[str]:

@@ -18,6 +18,13 @@ def percent(rate: Rate) -> str:
     return f"{100 * rate.value:.1f} % ({rate.count}/{rate.trials}) {span(rate)}"
 
 
+def allowed(report: EvaluationReport) -> str:
+    """What the calibration promises about false alarms, in a sentence."""
+    if report.bounds_loss:
+        return "The threshold bounds the user's own loss; this share is measured, not guaranteed."
+    return f"The calibration allows {100 * report.caution_alpha:g} %."
+
+
 def span(rate: Rate) -> str:
     """The interval of a proportion, in percent."""
     return f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"

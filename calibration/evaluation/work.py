@@ -11,14 +11,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.calibration.dataset import EncodedEpisode
-from jepa_edge.errors import InputError
+from jepa_edge.calibration.dataset import EncodedEpisode, encode_episode
 from jepa_edge.monitor import Monitor
 from jepa_edge.progress import Progress
 from jepa_edge.recording import Episode
 from jepa_edge.world_model import WorldModel
-
-_ENCODE_BATCH = 64
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -57,19 +54,7 @@ def encode_episodes(
     """
 
     def encode(index: int) -> EncodedEpisode:
-        episode = load(index)
-        latents = np.concatenate(
-            [
-                model.encode(np.ascontiguousarray(episode.frames[start : start + _ENCODE_BATCH]))
-                for start in range(0, len(episode.frames), _ENCODE_BATCH)
-            ]
-        )
-        if not np.isfinite(latents).all():
-            raise InputError(
-                f"episode {episode.name} encodes to numbers that are not finite; "
-                "drop it or check the exported encoder"
-            )
-        return EncodedEpisode(name=episode.name, latents=latents, actions=episode.actions)
+        return encode_episode(model, load(index))
 
     return map_threads(encode, range(count), workers, progress, stage)
 

@@ -17,9 +17,10 @@ Examples:
 
 \b
 Whole episodes are split: some fit the heads, others set the thresholds, the rest is the report's.
-alpha 0.05 means: at most 5 % of nominal episodes raise CAUTION or more.
+alpha 0.05 means: at most 5 % of nominal episodes pass the CAUTION threshold.
 --max-risk R --risk-data DIR: CAUTION is lowered until the mean loss that you recorded (array `loss`
-of each episode: what acting on the model costs at each frame) is at most R (Learn then Test).
+of each episode: what acting on the model costs at each frame) is at most R (Learn then Test);
+the share of nominal episodes that alarm is then measured, not guaranteed.
 Exit codes: 0 done; 2 bad input, or too few episodes for alpha; the bundle is untouched.
 """
 
@@ -55,6 +56,7 @@ Exit codes: 0 done; 2 bad input, or too few episodes for alpha; the bundle is un
     help="Held-out episodes stored in the bundle for `jepa-edge selftest`; 0: none.",
 )
 @click.option("--samples", default=32, show_default=True, help="Futures per window in the report.")
+@click.option("--cache", type=BUNDLE, metavar="DIR", help="Keep encoded episodes for next time.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of split and fit.")
 @JSON_OPTION
 def command(
@@ -70,6 +72,7 @@ def command(
     risk_data: Path | None,
     selftest_episodes: int,
     samples: int,
+    cache: Path | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -89,6 +92,7 @@ def command(
         selftest_episodes=selftest_episodes,
         samples=samples,
         seed=seed,
+        cache=cache,
     )
     with progress_bars() as progress:
         report = calibrate_bundle(bundle, data, options, progress, risk_data=risk_data)

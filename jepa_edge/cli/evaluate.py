@@ -63,7 +63,7 @@ Exit codes: 0 done, whatever was found; 2 bad input, or a bundle without calibra
 )
 @click.option("--out", type=BUNDLE, metavar="DIR", help="Write evaluation.html and .json there.")
 @click.option("--cache", type=BUNDLE, metavar="DIR", help="Keep encoded episodes for next time.")
-@click.option("--samples", default=50, show_default=True, help="Sampled futures per window.")
+@click.option("--samples", default=50, show_default=True, help="Futures per window, 32 or more.")
 @click.option("--workers", default=2, show_default=True, help="Threads that encode and score.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of faults and samples.")
 @JSON_OPTION
@@ -123,10 +123,11 @@ def _print(report: EvaluationReport) -> None:
     """The summary on a terminal."""
     alarms = report.alarms
     said = alarms.false_alarms
+    promise = "no share guaranteed" if report.bounds_loss else f"alpha {report.caution_alpha:g}"
     click.echo(
         f"{report.provenance.bundle} {report.provenance.variant}: {said.count} of {said.trials} "
         f"nominal episodes alarm, 95 % interval {said.low:.3f} to {said.high:.3f}, "
-        f"alpha {report.alpha:g}; {alarms.alarms_per_hour.value:.1f} alarms per hour"
+        f"{promise}; {alarms.alarms_per_hour.value:.1f} alarms per hour"
     )
     width = max(len(fault.fault) for fault in alarms.faults)
     for fault in alarms.faults:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, print_json, progress_bars
 from jepa_edge.errors import InputError
@@ -89,6 +90,7 @@ def command(
     if recorded is not None:
         if injection is None:
             raise InputError("record --from needs --fault; see record --list-faults")
+        _only_for_simulators("episodes", "steps", "size", "workers")
         episodes, longest = _inject(recorded, out, injection, seed, block)
         done = f"{out}: {episodes} episodes of up to {longest} steps with {injection}"
         result = {"out": str(out), "episodes": episodes, "steps": longest, "seed": seed}
@@ -100,6 +102,17 @@ def command(
         print_json({**result, "fault": injection})
     else:
         click.echo(done)
+
+
+def _only_for_simulators(*options: str) -> None:
+    """Raise InputError when one of these options was given: a recording already has its own."""
+    context = click.get_current_context()
+    default = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    given = [f"--{name}" for name in options if context.get_parameter_source(name) not in default]
+    if given:
+        raise InputError(
+            f"record --from got {', '.join(given)}, which the recording decides; leave it out"
+        )
 
 
 def _simulate(

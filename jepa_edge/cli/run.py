@@ -35,8 +35,9 @@ Exit codes: 0 the source ended; 2 bad input, one line on stderr.
 @click.option(
     "--source",
     required=True,
-    metavar="DIR|VIDEO|MCAP|sim:pusht",
-    help="Recording directory, video file, .mcap file or rosbag2 directory, or a simulator.",
+    metavar="DIR|VIDEO|MCAP|sim:NAME",
+    help="Recording directory, video file, .mcap file or rosbag2 directory, or a simulator: "
+    "sim:pusht, sim:reacher.",
 )
 @click.option(
     "--variant", default="auto", show_default=True, help="Variant to run; auto takes the fastest."

@@ -26,7 +26,8 @@ passed, every flag says UNKNOWN, not_armed. Exit codes: 0 passed and remembered;
     "--variant",
     default="auto",
     show_default=True,
-    help="Variant to test; auto takes the one that `jepa-edge run` would.",
+    help="Variant to test; pass the one that the robot runs. auto takes the one that "
+    "`jepa-edge run` would here.",
 )
 @click.option(
     "--state",

@@ -111,7 +111,10 @@ class ActuatorFilter:
     def __init__(
         self, injection: Injection, scale: ActionSpec | ActionScale, seed: int = 0
     ) -> None:
-        """Raises InputError unless the fault is one of the actuator and the seed is 0 or more."""
+        """seed: decides what the fault draws at random.
+
+        Raises InputError unless the fault is one of the actuator and the seed is 0 or more.
+        """
         if injection.fault.kind is not FaultKind.ACTUATOR:
             raise InputError(
                 f"fault {injection.name} is one of the {injection.fault.kind.value}, not of the "
@@ -128,16 +131,6 @@ class ActuatorFilter:
         )
         self._dead = np.tile(np.arange(axes) == rng.integers(axes), block)
         self._past: dict[int, NDArray[np.float32]] = {}
-
-    @classmethod
-    def create(
-        cls, injection: Injection, spec: ActionSpec | ActionScale, seed: int = 0
-    ) -> ActuatorFilter:
-        """Return the filter of an actuator fault; seed decides what the fault draws at random.
-
-        Raises InputError when the fault is none of the actuator.
-        """
-        return cls(injection, spec, seed)
 
     def __call__(self, action: NDArray[np.float32], step: int) -> NDArray[np.float32]:
         """Return the block (A,) float32 that is executed when `action` is commanded at a step.

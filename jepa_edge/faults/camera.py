@@ -28,7 +28,10 @@ class CameraFilter:
     """
 
     def __init__(self, injection: Injection, seed: int = 0) -> None:
-        """Raises InputError unless the fault is one of the camera and the seed is 0 or more."""
+        """seed: decides what the fault draws at random.
+
+        Raises InputError unless the fault is one of the camera and the seed is 0 or more.
+        """
         if injection.fault.kind is not FaultKind.CAMERA:
             raise InputError(
                 f"fault {injection.name} is one of the {injection.fault.kind.value}, not of the "
@@ -42,14 +45,6 @@ class CameraFilter:
         self._distort = self._choose(np.random.default_rng(seed))
         ages = {"freeze": math.inf, "lag": injection.severity, "ghost": GHOST_STEPS}
         self._age: float | None = ages.get(injection.name)
-
-    @classmethod
-    def create(cls, injection: Injection, seed: int = 0) -> CameraFilter:
-        """Return the filter of a camera fault; seed decides what the fault draws at random.
-
-        Raises InputError when the fault is none of the camera.
-        """
-        return cls(injection, seed)
 
     @property
     def needs_past(self) -> bool:

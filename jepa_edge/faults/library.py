@@ -92,6 +92,8 @@ def _dynamics(name: str, description: str, severity: float, meaning: str, **rest
     )
 
 
+_ONSET_DIGITS = 9  # 50 days at 200 Hz; int() refuses thousands of them
+
 _NO_DEGREES = "1 where the fault is present"
 
 _ENTRIES = (
@@ -291,7 +293,7 @@ def parse_fault(text: str) -> Injection:
     head, at, onset = text.partition("@")
     name, colon, severity = head.partition(":")
     try:
-        if at and not (onset.isascii() and onset.isdigit()):
+        if at and not (onset.isascii() and onset.isdigit() and len(onset) <= _ONSET_DIGITS):
             raise ValueError(onset)
         degree = float(severity) if colon else None
     except ValueError:

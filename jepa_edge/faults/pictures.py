@@ -19,9 +19,9 @@ _TRUNCATE = 4.0  # the Gaussian ends after this many standard deviations
 
 
 def occlude(frame: Frame, side: float) -> Frame:
-    """Hide the center behind a dark patch; side: share of the frame's side."""
+    """Hide the center behind a dark patch; side: share of the frame's side, 1 pixel or more."""
     height, width = frame.shape[:2]
-    side_y, side_x = round(height * side), round(width * side)
+    side_y, side_x = max(1, round(height * side)), max(1, round(width * side))
     top, left = (height - side_y) // 2, (width - side_x) // 2
     hidden = np.array(frame, np.uint8)
     hidden[top : top + side_y, left : left + side_x] = OCCLUSION_GRAY
@@ -58,9 +58,12 @@ def salt(frame: Frame, share: float, rng: np.random.Generator) -> Frame:
 
 
 def shift(frame: Frame, share: float, direction: tuple[int, int]) -> Frame:
-    """Move the picture, repeating its edge; direction: (down, right), one of them 1 or -1."""
+    """Move the picture by 1 pixel or more, repeating its edge.
+
+    share: of the frame's side. direction: (down, right), one of them 1 or -1.
+    """
     rows, columns = (
-        np.clip(np.arange(size) - sign * round(share * size), 0, size - 1)
+        np.clip(np.arange(size) - sign * max(1, round(share * size)), 0, size - 1)
         for size, sign in zip(frame.shape[:2], direction, strict=True)
     )
     return np.ascontiguousarray(frame[rows[:, None], columns])

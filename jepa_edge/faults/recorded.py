@@ -46,10 +46,10 @@ def inject_recorded(
             f"{last}; choose an onset within the episode"
         )
     if injection.fault.kind is FaultKind.CAMERA:
-        camera = CameraFilter.create(injection, seed)
+        camera = CameraFilter(injection, seed)
         frames = np.stack([camera(frame, step) for step, frame in enumerate(episode.frames)])
         return dataclasses.replace(episode, frames=frames)
-    actuator = ActuatorFilter.create(injection, action_spec, seed)
+    actuator = ActuatorFilter(injection, action_spec, seed)
     if injection.name == "delay":
         return _delayed(episode, injection)
     if episode.actions.shape[1] != actuator.scale.center.size:

@@ -66,8 +66,8 @@ def record(
     blocks in each. seed: different seeds share no randomness. injection: what breaks, and at which
     step. size, block: as for make_simulator. workers: processes. on_progress: called with the
     number of episodes done.
-    Raises InputError when out exists or a number is out of range, MissingDependencyError without
-    the simulator's extra.
+    Raises InputError when out exists, a number is out of range, or the simulator accepts no run of
+    an episode, MissingDependencyError without the simulator's extra.
     """
     if min(episodes, steps, workers, block or 1) < 1 or block == 0 or seed < 0 or size < 8:
         raise InputError(
@@ -125,7 +125,10 @@ def _record_one(
     size: int,
     block: int | None,
 ) -> Episode:
-    """Record episode `index`. A run that its simulator does not accept is drawn anew."""
+    """Record episode `index`. A run that its simulator does not accept is drawn anew.
+
+    Raises InputError when it accepts none of _TRIES.
+    """
     healthy = _robot(name, size, block)
     fault_seed = int(np.random.default_rng([seed, index, _FAULT_STREAM]).integers(2**31))
     robot = FaultySimulator(healthy, injection, fault_seed)
@@ -143,6 +146,11 @@ def _record_one(
             states[step + 1] = robot.state
         if not isinstance(healthy, Choosy) or healthy.accepts(states):
             break
+    else:
+        raise InputError(
+            f"{name} accepted none of {_TRIES} runs drawn for episode {index} (seed {seed}, "
+            f"{steps} steps); choose more steps or another seed"
+        )
     return Episode(
         name=f"episode_{index:05d}",
         frames=frames,

@@ -248,11 +248,11 @@ class FaultySimulator:
         if injection is None:
             return
         if injection.fault.kind is FaultKind.CAMERA:
-            self._camera = CameraFilter.create(injection, self.seed)
+            self._camera = CameraFilter(injection, self.seed)
         elif injection.fault.kind is FaultKind.ACTUATOR:
             robot = self.simulator
             scale = ActionScale.from_limits(robot.action_low, robot.action_high, robot.block)
-            self._actuator = ActuatorFilter.create(injection, scale, self.seed)
+            self._actuator = ActuatorFilter(injection, scale, self.seed)
             if self._last_executed is not None:
                 self._actuator(self._last_executed, step - 1)
 

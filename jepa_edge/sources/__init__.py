@@ -47,11 +47,13 @@ def open_source(spec: str, manifest: Manifest, options: SourceOptions) -> Source
     """Return the source that spec names, checked against the model.
 
     spec: a recording's directory, a video file, an MCAP file or rosbag2 directory, or a
-    simulator such as "sim:pusht".
+    simulator: "sim:pusht" or "sim:reacher".
     Raises InputError when spec is none of these or does not fit the model.
     """
     if not spec:
-        raise InputError("the source is empty; name a recording, a video, an MCAP or sim:pusht")
+        raise InputError(
+            "the source is empty; name a recording, a video, an MCAP, sim:pusht or sim:reacher"
+        )
     path = Path(spec)
     video = path.suffix.lower() in VIDEO_SUFFIXES
     if not video and (options.actions is not None or options.resize):
@@ -67,7 +69,7 @@ def open_source(spec: str, manifest: Manifest, options: SourceOptions) -> Source
             fault=options.fault,
         )
     if options.fault is not None:
-        raise InputError(f"--fault needs a simulator such as {SIM_PREFIX}pusht, got {spec}")
+        raise InputError(f"--fault needs a simulator, sim:pusht or sim:reacher; got {spec}")
     if path.suffix == ".mcap" or (path / "metadata.yaml").is_file():
         from jepa_edge.sources.bag import BagSource
 
@@ -87,5 +89,6 @@ def open_source(spec: str, manifest: Manifest, options: SourceOptions) -> Source
         return RecordedSource(path, manifest, options.episode)
     raise InputError(
         f"source {spec!r} is not known; expected a recording directory, a video "
-        f"({', '.join(VIDEO_SUFFIXES)}), an .mcap file, a rosbag2 directory or sim:pusht"
+        f"({', '.join(VIDEO_SUFFIXES)}), an .mcap file, a rosbag2 directory, sim:pusht or "
+        "sim:reacher"
     )

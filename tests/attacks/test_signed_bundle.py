@@ -120,6 +120,10 @@ def test_added_files(signed: Any, name: str) -> None:
     file.write_bytes(b"")
     assert not signed.opens()
     file.unlink()
+    for folder in file.relative_to(signed.path).parents[:-1]:
+        if not any((signed.path / folder).iterdir()):
+            assert not signed.opens(), "an empty folder that is not the bundle's"
+            (signed.path / folder).rmdir()
     assert signed.opens()
 
 

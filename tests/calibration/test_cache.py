@@ -19,6 +19,7 @@ KEY = CacheKey(
     binding=Binding(
         engine_sha256="1" * 64,
         preprocessing_sha256="2" * 64,
+        scoring_sha256="3" * 64,
         runtime="a runtime",
         device_class="a machine",
     ),

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import importlib
 import logging
+import shutil
 from pathlib import Path
 
+import click
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from jepa_edge.bundle import Bundle, seal, sha256_file, staged_bundle
 from jepa_edge.calibration import (
@@ -20,11 +25,13 @@ from jepa_edge.calibration import (
 from jepa_edge.calibration.calibrate import _warnings
 from jepa_edge.calibration.conformal import predictive_interval
 from jepa_edge.calibration.dataset import split_episodes
+from jepa_edge.calibration.page import write_report
 from jepa_edge.calibration.records import ActionUse, Coverage, VariantReport
 from jepa_edge.channels import CHANNELS
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.monitor import Monitor
 from jepa_edge.recording import Recording, RecordingInfo, RecordingWriter
+from jepa_edge.risk import RiskThreshold
 from jepa_edge.world_model import WorldModel
 
 from .conftest import ACTION, OPTIONS, STEPS, Calibrated, record
@@ -210,9 +217,114 @@ def test_short_episodes_are_refused(linear_bundle: Path, tmp_path: Path) -> None
     with pytest.raises(CalibrationError, match="has 4 actions, a window of history 3"):
         calibrate_bundle(linear_bundle, tmp_path / "short", OPTIONS, progress)
     far = dataclasses.replace(OPTIONS, horizon=90)
-    with pytest.raises(CalibrationError, match=r"horizon 90 needs 92; .* lower the horizon"):
+    with pytest.raises(
+        CalibrationError, match=r"horizon 90 needs 95, 3 of them before it; .* lower the horizon"
+    ):
         calibrate_bundle(linear_bundle, tmp_path / "long", far, progress)
     assert stages == []
+
+
+def _mixed(path: Path, lengths: list[int]) -> Path:
+    """Runs of these lengths."""
+    source = Recording(record(path.with_name(f"{path.name}_full"), len(lengths), seed=6))
+    with RecordingWriter(path, RecordingInfo(rate_hz=5.0, action_dim=ACTION)) as writer:
+        for episode, steps in zip(source, lengths, strict=True):
+            cut = dataclasses.replace(
+                episode,
+                frames=episode.frames[: steps + 1],
+                actions=episode.actions[:steps],
+                stamps_s=episode.stamps_s[: steps + 1],
+            )
+            writer.add(cut)
+    return path
+
+
+def test_every_conformal_episode_counts_however_short(linear_bundle: Path, tmp_path: Path) -> None:
+    """The spread's radius needs all nine of them at alpha 0.1; half the runs are the shortest."""
+    options = dataclasses.replace(OPTIONS, conformal=9, groups=0, selftest_episodes=4)
+    data = _mixed(tmp_path / "mixed", [10, STEPS] * 15)
+    report = calibrate_bundle(linear_bundle, data, options).variants["fp32"]
+    assert report.calibration.thresholds.episodes == 9
+    assert report.calibration.domain.steps_min == 10
+    assert any("same mix of lengths" in warning for warning in report.warnings)
+    assert any("on 4 stored episodes" in warning for warning in report.warnings)
+    stages: list[str] = []
+    with pytest.raises(CalibrationError, match=r"has 9 actions, .* needs 10, 3 of them before it"):
+        calibrate_bundle(
+            linear_bundle,
+            _mixed(tmp_path / "short", [9, STEPS] * 15),
+            options,
+            lambda stage, done, total: stages.append(stage),
+        )
+    assert stages == []
+
+
+def test_action_groups_keep_the_alphas_that_they_support(
+    linear_bundle: Path, tmp_path: Path
+) -> None:
+    """Too few episodes for the standard alpha of 0.05 in every group, enough for the user's."""
+    data = record(tmp_path / "few", 45, seed=8)
+    options = dataclasses.replace(OPTIONS, conformal=20, groups=5)
+    calibration = calibrate_bundle(linear_bundle, data, options).variants["fp32"].calibration
+    assert [radius.alpha for radius in calibration.radii] == [0.1, 0.05]
+    assert calibration.groups is not None
+    assert [radius.alpha for radius in calibration.groups.radii] == [0.1]
+
+
+def test_the_verb_keeps_encoded_episodes(
+    linear_bundle: Path, nominal: Path, tmp_path: Path
+) -> None:
+    command: click.Command = importlib.import_module("jepa_edge.cli.calibrate").command
+    arguments = [str(linear_bundle), "--data", str(nominal), "--alpha", "0.1", "--variant", "fp32"]
+    done = CliRunner().invoke(command, [*arguments, "--cache", str(tmp_path / "cache")])
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "cache").glob("latents_*.bin"))) == 1
+
+
+def test_risk_data_must_be_other_runs(linear_bundle: Path, nominal: Path, tmp_path: Path) -> None:
+    shutil.copytree(nominal, tmp_path / "risk")
+    for number, file in enumerate(sorted((tmp_path / "risk").glob("*.npz"))):
+        if number == 17:
+            file.rename(file.with_name("incident.npz"))
+        else:
+            file.unlink()
+    options = dataclasses.replace(OPTIONS, max_risk=0.5)
+    with pytest.raises(InputError, match=r"1 of 1 episodes in .*risk are in .*nominal too"):
+        calibrate_bundle(linear_bundle, nominal, options, risk_data=tmp_path / "risk")
+
+
+def test_a_bound_on_the_users_loss_takes_the_promise_off_the_page(
+    calibrated: Calibrated, tmp_path: Path
+) -> None:
+    plain = calibrated.report.variants["fp32"]
+    risk = RiskThreshold(
+        threshold=plain.calibration.thresholds.caution,
+        max_risk=0.1,
+        delta=0.05,
+        episodes=60,
+        risk=0.01,
+        p_value=0.01,
+        candidates=10,
+        passed=3,
+    )
+    bounded = msgspec.structs.replace(
+        plain, calibration=msgspec.structs.replace(plain.calibration, risk=risk)
+    )
+    write_report(tmp_path / "plain.html", plain, "linear")
+    write_report(tmp_path / "bounded.html", bounded, "linear")
+    first, second = ((tmp_path / f"{n}.html").read_text() for n in ("plain", "bounded"))
+    assert "passes a threshold at any step" in first
+    assert "not guaranteed" not in first
+    assert "passes the REJECT threshold at any step" in second
+    assert "measured, not guaranteed" in second
+    assert second.count("at most 10 % of episodes") == 0 < first.count("at most 10 % of episodes")
+    assert "The drift alarm adds its own alpha" in first
+
+
+def test_the_episodes_that_took_part_are_named(calibrated: Calibrated) -> None:
+    stored = calibrated.report.variants["fp32"].calibration.episode_sha256
+    files = sorted(calibrated.data.glob("*.npz"))
+    assert stored == tuple(sorted(hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files))
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -246,12 +358,16 @@ def test_only_implausible_coverage_warns(calibrated: Calibrated) -> None:
         )
 
     use = ActionUse(commanded=1.0, shuffled=2.0, ratio=2.0)
-    assert _warnings(use, [row(True)]) == ()
-    (warning,) = _warnings(use, [row(False)])
+    domain = calibrated.report.variants["fp32"].calibration.domain
+    assert _warnings(use, [row(True)], domain) == ()
+    (warning,) = _warnings(use, [row(False)], domain)
     assert "come from 28 conformal episodes (all rows share that one draw)" in warning
     assert "may not be exchangeable" in warning
     deaf = msgspec.structs.replace(use, ratio=1.0)
-    assert "hardly listens" in _warnings(deaf, [])[0]
+    assert "hardly listens" in _warnings(deaf, [], domain)[0]
+    mixed = msgspec.structs.replace(domain, steps_min=9)
+    (warning,) = _warnings(use, [], mixed)
+    assert "9 to 16 steps: the guarantees hold for episodes of the same mix of lengths" in warning
 
 
 @pytest.mark.parametrize(

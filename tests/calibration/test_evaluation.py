@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from jepa_edge.calibration.evaluation import EvaluateOptions, EvaluationReport, evaluate
+from jepa_edge.calibration.evaluation import (
+    EvaluateOptions,
+    EvaluationReport,
+    baselines,
+    episodes,
+    evaluate,
+    sources,
+)
 from jepa_edge.calibration.evaluation.files import write_files
 from jepa_edge.calibration.evaluation.sources import parse_faults
 from jepa_edge.channels import CHANNELS
+from jepa_edge.density import Flow
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.faults import FAULTS
 from jepa_edge.monitor import Monitor
+from jepa_edge.progress import silent
 from jepa_edge.recording import Episode, Recording, RecordingInfo, RecordingWriter
 from jepa_edge.world_model import WorldModel
 
@@ -177,7 +186,7 @@ def test_the_calibrations_own_runs_are_no_test(monitor: Monitor, calibration_run
 
 
 def test_baselines_want_the_calibrations_own_runs(monitor: Monitor, test_runs: Path) -> None:
-    options = EvaluateOptions(calibration_data=test_runs, samples=2, fault_episodes=2)
+    options = EvaluateOptions(calibration_data=test_runs, samples=8, fault_episodes=2)
     with pytest.raises(InputError, match="the calibration's own recording"):
         evaluate(monitor.model, monitor, Recording(test_runs), ["freeze"], options)
 
@@ -278,7 +287,7 @@ def test_the_verb_writes_files_and_prints_json(
     out = tmp_path / "evaluation"
     common = [
         str(calibrated_bundle),
-        *("--nominal", str(test_runs), "--cache", str(cache), "--samples", "5"),
+        *("--nominal", str(test_runs), "--cache", str(cache), "--samples", "8"),
         *("--faults", f"exposure:2@{ONSET}", "--faults", f"gain:1.02@{ONSET}"),
         *("--fault-episodes", "30", "--out", str(out)),
     ]
@@ -321,7 +330,169 @@ def test_warnings_name_what_weakens_the_claim(
                     stamps_s=episode.stamps_s[:20],
                 )
             )
-    options = EvaluateOptions(samples=2, fault_episodes=2)
+    options = EvaluateOptions(samples=8, fault_episodes=2)
     found = evaluate(monitor.model, monitor, Recording(tmp_path / "dim"), ["freeze@9"], options)
     assert any("not like the calibration episodes" in text for text in found.warnings)
     assert any("20 of 20 nominal episodes are shorter or longer" in w for w in found.warnings)
+
+
+def _cut(episode: Episode, steps: int) -> Episode:
+    return Episode(
+        name=episode.name,
+        frames=episode.frames[: steps + 1],
+        actions=episode.actions[:steps],
+        stamps_s=episode.stamps_s[: steps + 1],
+    )
+
+
+def _write(path: Path, episodes: Iterable[Episode]) -> Recording:
+    with RecordingWriter(path, RecordingInfo(rate_hz=5.0, action_dim=ACTION)) as writer:
+        for episode in episodes:
+            writer.add(episode)
+    return Recording(path)
+
+
+def test_calibrated_episodes_are_recognized_under_another_name(
+    monitor: Monitor, calibration_runs: Path, test_runs: Path, make_runs: Callable[..., Path]
+) -> None:
+    """One file removed, the others renamed; and one old episode among fresh ones."""
+    known = make_runs(range(120))
+    (known / "episode_00000.npz").unlink()
+    for index, file in enumerate(sorted(known.glob("*.npz"), reverse=True)):
+        file.rename(known / f"run_{index:04d}.npz")
+    with pytest.raises(InputError, match=r"119 of 119 episodes .* took part in the calibration"):
+        evaluate(monitor.model, monitor, Recording(known), ["freeze"])
+    mixed = make_runs(range(119, 140))
+    with pytest.raises(InputError, match=r"1 of 21 episodes .* took part in the calibration"):
+        evaluate(monitor.model, monitor, Recording(mixed), ["freeze"])
+    with pytest.raises(InputError, match=r"1 of 21 episodes .* took part in the calibration"):
+        evaluate(monitor.model, monitor, Recording(test_runs), [f"x={mixed}@9"])
+
+
+@pytest.fixture
+def not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is refused, is refused before the long part."""
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("encoded already")
+
+    monkeypatch.setattr(WorldModel, "encode", refuse)
+
+
+@pytest.mark.usefixtures("not_encoded")
+def test_what_will_not_work_is_refused_before_anything_is_encoded(
+    monitor: Monitor, test_runs: Path, frozen_runs: Path, calibration_runs: Path
+) -> None:
+    nominal = Recording(test_runs)
+    with pytest.raises(InputError, match="fewer than 31 frames; the fault never begins"):
+        evaluate(monitor.model, monitor, nominal, [f"x={frozen_runs}@30"])
+    with pytest.raises(InputError, match="simulated runs have 24 steps"):
+        evaluate(monitor.model, monitor, nominal, ["sim:pusht/stuck@24"])
+    manifest = monitor.model.manifest
+    sources.check_simulator("pusht", manifest)
+    other = msgspec.structs.replace(manifest.action, block=1)
+    with pytest.raises(InputError, match=r"has 2 numbers .* at 10 Hz, the model takes 4 at 5 Hz"):
+        sources.check_simulator("pusht", msgspec.structs.replace(manifest, action=other))
+    few = msgspec.structs.replace(
+        monitor.calibration, episodes={**monitor.calibration.episodes, "conformal": 2}, alpha=0.05
+    )
+    scarce = Monitor(monitor.model, monitor.observer, few)
+    options = EvaluateOptions(calibration_data=calibration_runs)
+    with pytest.raises(CalibrationError, match="need 38 standardize and conformal episodes"):
+        evaluate(monitor.model, scarce, nominal, ["freeze@9"], options)
+
+
+def test_short_nominal_episodes_are_left_out_and_counted(
+    monitor: Monitor,
+    make_runs: Callable[..., Path],
+    calibration_runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two that end before the fault begins, one before the monitor has judged a frame."""
+    monkeypatch.delattr(baselines, "fit_flow")  # the monitor's own flow is there
+    source = Recording(make_runs(range(500, 520)))
+    lengths = {0: 5, 3: 7, 4: 1}
+    nominal = _write(
+        tmp_path / "mixed", (_cut(e, lengths.get(i, STEPS)) for i, e in enumerate(source))
+    )
+    slow = _write(tmp_path / "slow", (_cut(e, 16) for e in Recording(make_runs(range(520, 530)))))
+    report = evaluate(
+        monitor.model,
+        monitor,
+        nominal,
+        [f"exposure:2@{ONSET}", f"slow={slow.path}@{ONSET}"],
+        EvaluateOptions(samples=8, fault_episodes=10, calibration_data=calibration_runs),
+    )
+    bright, cut = report.alarms.faults
+    assert isinstance(monitor.observer.familiarity, Flow)
+    assert report.alarms.episodes == 20
+    assert bright.early.trials == 10
+    assert bright.nominal_after_onset.trials <= 17
+    assert bright.detected.value > 0.9
+    assert (bright.frames, cut.frames) == (STEPS + 1 - ONSET, 17 - ONSET)
+    told = " ".join(report.warnings)
+    assert "3 nominal and 0 faulty episodes are too short" in told
+    assert "10 of 10 runs with slow are shorter or longer than the 24 to 24 steps" in told
+    assert [row.false_alarms.trials for row in report.baselines] == [20] * 4
+
+
+def test_every_window_is_sampled_with_a_seed_of_its_own(
+    monitor: Monitor, test_runs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    sample = monitor.sample_futures
+
+    def watched(past: Any, actions: Any, samples: int = 32, seed: int = 0) -> Any:
+        seeds.append(seed)
+        return sample(past, actions, samples, seed)
+
+    monkeypatch.setattr(monitor, "sample_futures", watched)
+    options = EvaluateOptions(samples=8, fault_episodes=30, cache=cache, seed=7)
+    evaluate(monitor.model, monitor, Recording(test_runs), [f"exposure:2@{ONSET}"], options)
+    assert seeds == list(range(7, 7 + len(seeds)))
+    assert len(seeds) > 50
+    with pytest.raises(InputError, match="samples is 7, expected 8"):
+        EvaluateOptions(samples=7)
+
+
+def test_simulated_runs_are_kept_apart_by_all_they_depend_on(
+    monitor: Monitor, test_runs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[str] = []
+
+    def note(request: object, manifest: object, out: Path, *rest: object) -> Recording:
+        folders.append(out.name)
+        return Recording(test_runs)
+
+    monkeypatch.setattr(episodes, "simulate", note)
+    options = EvaluateOptions(cache=cache)
+    source = episodes.Episodes(
+        monitor.model, monitor.calibration, Recording(test_runs), options, silent
+    )
+    requests, _ = parse_faults(["sim:reacher/stuck@3"], 3)
+    source.encode_faulty(requests)
+    observation = monitor.model.manifest.observation
+    assert f"size_{observation.height}_block_{monitor.model.manifest.action.block}_" in folders[0]
+    assert folders[0].endswith(sources.library_digest())
+
+
+def test_a_bound_on_the_users_loss_takes_the_guarantee_off_the_page(
+    report: EvaluationReport, tmp_path: Path
+) -> None:
+    def text(of: EvaluationReport, name: str) -> str:
+        write_files(tmp_path / name, of)
+        page = _Page()
+        page.feed((tmp_path / name / "evaluation.html").read_text())
+        return re.sub(r"\s+", " ", " ".join(page.text))
+
+    promise = "A fresh nominal episode passes the CAUTION threshold with probability at most"
+    plain = text(report, "plain")
+    assert promise in plain
+    assert "drift alarm adds" in plain
+    assert "mix of lengths" in plain
+    lowered = text(msgspec.structs.replace(report, bounds_loss=True), "lowered")
+    assert promise not in lowered
+    assert "The calibration allows" not in lowered
+    assert "measured, not guaranteed" in lowered
+    assert "passes the REJECT threshold with probability at most" in lowered

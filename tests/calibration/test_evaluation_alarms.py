@@ -76,6 +76,18 @@ def test_nominal_alarms_after_the_onset_are_counted_as_detections_are() -> None:
     assert after == report_of([scores()], nominal[:4]).faults[0].detected
 
 
+def test_faulty_and_nominal_runs_are_counted_over_as_many_frames() -> None:
+    """Runs with the fault last twice as long; what they do in the second half shows nothing."""
+    late = [scores(20, frames=24), scores(15, 16, frames=24), scores(7, frames=24)]
+    fault = report_of([scores(), scores(9)], late).faults[0]
+    assert (fault.frames, fault.left_out) == (FRAMES - ONSET, 0)
+    assert (fault.detected.count, fault.detected.trials) == (1, 3)
+    assert fault.by_channel["motion"].count == 1
+    assert fault.delay_p90 == 1.0
+    longer = report_of([scores(20, frames=24), scores(7, frames=24)], [scores(8)]).faults[0]
+    assert (longer.nominal_after_onset.count, longer.nominal_after_onset.trials) == (1, 2)
+
+
 def test_alarms_per_hour_leave_the_warm_up_out() -> None:
     """Two episodes of 12 frames at 5 Hz, of which 9 each were judged, and 3 onsets."""
     found = report_of([scores(4, 5, 9), scores(11)], [scores()]).alarms_per_hour

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from jepa_edge.calibration.evaluation.bootstrap import (
     accuracy,
@@ -14,6 +17,7 @@ from jepa_edge.calibration.evaluation.bootstrap import (
     paired_difference,
     time_weighted_accuracy,
     true_negatives,
+    true_positives,
     value,
 )
 from jepa_edge.calibration.evaluation.outcomes import (
@@ -21,6 +25,7 @@ from jepa_edge.calibration.evaluation.outcomes import (
     FaultTraces,
     Outcomes,
     Traces,
+    common_span,
     operating_curve,
     operating_point,
     outcomes,
@@ -44,7 +49,7 @@ def traces() -> Traces:
     return Traces(
         name="hand",
         threshold=1.0,
-        nominal=[trace(), trace(5), trace(), trace(frames=6)],
+        nominal=[trace(), trace(5), trace(), trace(frames=5)],
         cluster=np.arange(4),
         faults={
             "a": FaultTraces(
@@ -72,10 +77,10 @@ def test_accuracies_by_hand(traces: Traces) -> None:
 
 
 def test_operating_points_by_hand(traces: Traces) -> None:
-    """Watched until the first alarm: 6 + 4 + 6 + 4 frames. Delays: a 0, 3, 4 (missed); b 1, 1."""
+    """Watched until the first alarm: 6 + 4 + 6 + 3 frames. Delays: a 0, 3, 4 (missed); b 1, 1."""
     point = operating_point(traces, 1.0)
-    assert (point.run_length.frames, point.run_length.alarms) == (20, 1)
-    assert point.run_length.mean == 20.0
+    assert (point.run_length.frames, point.run_length.alarms) == (19, 1)
+    assert point.run_length.mean == 19.0
     assert point.false_alarms == 0.25
     assert point.delay == pytest.approx((7 / 3 + 1.0) / 2)
     quiet = operating_point(traces, 5.0)
@@ -87,8 +92,44 @@ def test_operating_points_by_hand(traces: Traces) -> None:
 
 def test_ranking_looks_only_at_frames_after_the_onset(traces: Traces) -> None:
     found = rankings(traces)
-    assert found["b"].auroc == pytest.approx((3 + 0.5) / 4)
-    assert found["a"].auroc == pytest.approx((3 * (3 + 0.5) + (3 * 0.5 + 0.0)) / 16)
+    assert found["b"].auroc == pytest.approx((2 + 0.5) / 3)
+    assert found["a"].auroc == pytest.approx((3 * (2 + 0.5) + 2 * 0.5) / 12)
+
+
+@pytest.mark.parametrize(("nominal_frames", "faulty_frames"), [(12, 60), (60, 12)])
+def test_longer_runs_get_no_more_frames_to_alarm_in(
+    nominal_frames: int, faulty_frames: int
+) -> None:
+    """A fault without any effect: the same noise on both sides, whatever the lengths."""
+    rng = np.random.default_rng(0)
+
+    def noise(count: int, frames: int) -> list[NDArray[np.float64]]:
+        return list(rng.uniform(size=(count, frames)))
+
+    faulty = noise(400, faulty_frames)
+    inert = Traces(
+        name="noise",
+        threshold=0.98,
+        nominal=noise(400, nominal_frames),
+        cluster=np.arange(400),
+        faults={"none": FaultTraces(onset=4, episodes=faulty, cluster=400 + np.arange(400))},
+    )
+    assert rankings(inert)["none"].auroc == pytest.approx(0.5, abs=0.06)
+    fault = outcomes(inert).faults["none"]
+    assert fault.detected[fault.fresh].mean() == pytest.approx(1 - 0.98**8, abs=0.06)
+    hit = fault.detected
+    assert fault.credit[hit].min() >= 1 / 8 - 1e-12
+    assert operating_point(inert, 2.0).delay == 8.0
+
+
+def test_one_short_episode_does_not_decide_for_all() -> None:
+    span = common_span(4, [10, 10, 3, 5], [12, 12, 5])
+    assert (span.frames, span.compared) == (6, slice(4, 10))
+    assert span.nominal.tolist() == [True, True, False, False]
+    assert span.faulty.tolist() == [True, True, False]
+    for nominal, faulty in (([4], [9]), ([9], [4, 3])):
+        with pytest.raises(InputError, match="longer than 4 frames, where the fault begins"):
+            common_span(4, nominal, faulty)
 
 
 def _outcomes(alarmed: NDArray[np.bool_], detected: NDArray[np.bool_]) -> Outcomes:
@@ -181,6 +222,41 @@ def test_faults_of_one_run_are_drawn_together() -> None:
     ratio = (together.high - together.low) / (apart.high - apart.low)
     assert ratio == pytest.approx(np.sqrt(2.0), rel=0.12)
     assert value(balanced_accuracy, made(0)) == value(balanced_accuracy, made(40))
+
+
+def _with_source(detected: NDArray[np.bool_], fresh: NDArray[np.bool_]) -> Outcomes:
+    """400 quiet nominal runs, and few recorded ones with a fault."""
+    made = _outcomes(np.zeros(400, bool), detected)
+    return replace(made, faults={"f": replace(made.faults["f"], fresh=fresh)})
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_draw_without_a_faults_runs_is_no_miss(count: int) -> None:
+    """Every one of the few runs is detected: there is nothing that varies."""
+    sure = np.ones(count, bool)
+    found = accuracy(_with_source(sure, sure), seed=0)
+    assert (found.balanced.value, found.balanced.low, found.balanced.high) == (1.0, 1.0, 1.0)
+
+
+def test_sources_are_drawn_apart_each_in_its_own_number() -> None:
+    """The share of 20 recorded runs that are detected varies as a proportion of 20 does."""
+    detected = np.arange(20) < 10
+    made = _with_source(detected, np.ones(20, bool))
+    found = interval(true_positives, [made], seed=0, draws=20_000)
+    assert [found.low, found.high] == pytest.approx(stats.binom.ppf([0.025, 0.975], 20, 0.5) / 20)
+
+
+def test_a_fault_that_always_alarms_early_leaves_the_mean() -> None:
+    made = _outcomes(np.zeros(50, bool), np.ones(5, bool))
+    early = replace(made.faults["f"], fresh=np.zeros(5, bool), detected=np.zeros(5, bool))
+    both = replace(made, faults={**made.faults, "early": early})
+    assert value(true_positives, both) == 1.0
+    assert interval(balanced_accuracy, [both], seed=0).low == 1.0
+    other = replace(both, faults={**made.faults, "early": replace(early, fresh=np.ones(5, bool))})
+    gain = paired_difference(balanced_accuracy, [both], [other], seed=0)
+    assert (gain.value, gain.low, gain.high) == (0.0, 0.0, 0.0)
+    none = replace(made, faults={"early": early})
+    assert accuracy(none, seed=0).true_positives == 0.0
 
 
 def test_detectors_on_different_episodes_are_not_compared(traces: Traces) -> None:

@@ -161,6 +161,7 @@ def test_an_honest_sampler_is_recognized_and_a_narrow_one_is_not(rng: np.random.
         def sample(
             history: NDArray[np.float32],
             actions: NDArray[np.float32],
+            seed: int,
             factor: float = factor,
             calls: object = calls,
         ) -> NDArray[np.float32]:

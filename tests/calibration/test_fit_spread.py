@@ -205,6 +205,24 @@ def test_the_conformal_bound_holds_per_horizon() -> None:
         conformalize_spread(sampler, fitted, lengthen(windows(5, 7)), 0.1, samples=4)
 
 
+def test_every_window_of_the_radius_is_sampled_with_a_seed_of_its_own() -> None:
+    seeds: list[int] = []
+
+    class Noting(Blunt):
+        def sample(
+            self,
+            history: NDArray[np.float32],
+            actions: NDArray[np.float32],
+            samples: int,
+            seed: int = 0,
+        ) -> Futures:
+            seeds.append(seed)
+            return super().sample(history, actions, samples, seed)
+
+    conformalize_spread(Noting(), calibrated(0.0), windows(12, 3), 0.1, samples=8, seed=5)
+    assert seeds == list(range(5, 17))
+
+
 def test_what_cannot_be_calibrated_is_refused() -> None:
     runs = windows(3, 0)
     with pytest.raises(CalibrationError, match="cannot be calibrated"):

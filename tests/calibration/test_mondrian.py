@@ -91,7 +91,10 @@ def test_too_few_episodes_in_a_group_are_refused_with_the_number_needed() -> Non
     sizes[:18] = 0.9  # two windows in each of nine episodes ... of which one is taken away
     episode = np.repeat(np.arange(30), 2)
     energies = np.random.default_rng(3).random((60, 1))
-    fit_group_radii(energies, episode, sizes, ((0.5,),), (0.1,))
+    kept = fit_group_radii(energies, episode, sizes, ((0.5,),), (0.1, 0.05), required=0.1)
+    assert [radius.alpha for radius in kept.radii] == [0.1]
+    with pytest.raises(CalibrationError, match=r"alpha=0\.05 needs 19 episodes"):
+        fit_group_radii(energies, episode, sizes, ((0.5,),), (0.1, 0.05), required=0.05)
     sizes[16:18] = 0.2
     message = (
         r"alpha=0.1 needs 9 episodes .* got 8 of 30 in group 2 of 2 at step 1: 1 more .*about 4 at"

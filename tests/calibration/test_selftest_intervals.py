@@ -103,3 +103,23 @@ def test_variants_share_episodes_and_unused_ones_go(nominal: Path, tmp_path: Pat
     assert folders() == ["episodes-" + "b" * 12]
     assert not (tmp_path / "selftest" / "fp32.json").exists()
     assert "bench itself does not pass" in stored("a").warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("episodes", "least", "told"),
+    [(24, 3, None), (24, 0, "accepts anything for detects freeze@9"), (23, 3, "fewer than 24")],
+)
+def test_a_self_test_that_hardly_tests_says_so(episodes: int, least: int, told: str | None) -> None:
+    checks = (
+        Check(name="false alarms", trials=episodes, bench=1, low=0, high=5),
+        Check(name="detects freeze@9", trials=episodes, bench=9, low=least, high=episodes),
+    )
+    stored = StoredTest(
+        recording=None,  # type: ignore[arg-type]
+        episodes=tuple(range(episodes)),
+        folder="",
+        plan=Plan(starts=(0,) * episodes, alpha=0.1, faults=FAULTS),
+        checks=checks,
+    )
+    assert len(stored.warnings) == (told is not None)
+    assert told is None or told in stored.warnings[0]

@@ -18,8 +18,8 @@ from jepa_edge.calibration.thresholds import (
     fit_radii,
     fit_standardization,
     fit_thresholds,
-    worst_scores,
 )
+from jepa_edge.calibration_file import ChannelScale
 from jepa_edge.channels import BASE_CHANNELS, CHANNELS
 from jepa_edge.errors import CalibrationError
 from jepa_edge.latent_variable import Futures
@@ -158,6 +158,12 @@ def test_runs_in_which_nothing_happens_are_refused() -> None:
         check_varied(scales, np.full(40, 0.7))
     with pytest.raises(CalibrationError, match="1 of 40 conformal episodes have a score"):
         check_varied(scales, np.where(np.arange(40) == 3, np.inf, worst))
+
+
+def worst_scores(
+    measured: list[NDArray[np.float64]], scales: tuple[ChannelScale, ...]
+) -> NDArray[np.float64]:
+    return np.array([channel_scores(episode, scales).max() for episode in measured])
 
 
 def nominal_runs(seed: int, episodes: int) -> list[NDArray[np.float64]]:

@@ -25,7 +25,7 @@ COMMANDS = hnp.arrays(
 
 
 def _executed(text: str, commands: np.ndarray, seed: int = 0) -> np.ndarray:
-    actuator = ActuatorFilter.create(parse_fault(text), SCALE, seed)
+    actuator = ActuatorFilter(parse_fault(text), SCALE, seed)
     return np.stack([actuator(command, step) for step, command in enumerate(commands)])
 
 
@@ -151,9 +151,9 @@ def test_the_scale_of_recorded_actions_is_theirs() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="camera"):
-        ActuatorFilter.create(parse_fault("blur"), SCALE)
+        ActuatorFilter(parse_fault("blur"), SCALE)
     with pytest.raises(InputError, match="seed -3"):
-        ActuatorFilter.create(parse_fault("bias"), SCALE, -3)
+        ActuatorFilter(parse_fault("bias"), SCALE, -3)
     with pytest.raises(InputError, match="multiple of the block"):
         ActionScale.from_limits((0.0,) * 3, (1.0,) * 3, 2)
     with pytest.raises(InputError, match="multiple of the block"):
@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_refused() -> None:
     for low, high in (((0.0,), (0.0,)), ((-np.inf,), (1.0,)), ((0.0,), (np.nan,))):
         with pytest.raises(InputError, match="action limits"):
             ActionScale.from_limits(low, high, 1)
-    actuator = ActuatorFilter.create(parse_fault("stuck@4"), SCALE)
+    actuator = ActuatorFilter(parse_fault("stuck@4"), SCALE)
     for action in (np.zeros(5), np.full(6, np.nan), np.zeros((1, 6))):
         with pytest.raises(InputError, match="expected 6 finite numbers"):
             actuator(action.astype(np.float32), 4)

@@ -21,7 +21,7 @@ def _picture(seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
 
 
 def _one(text: str, picture: np.ndarray, seed: int = 0) -> np.ndarray:
-    return CameraFilter.create(parse_fault(text), seed)(picture, 0)
+    return CameraFilter(parse_fault(text), seed)(picture, 0)
 
 
 def _numbered(count: int) -> list[np.ndarray]:
@@ -31,7 +31,7 @@ def _numbered(count: int) -> list[np.ndarray]:
 
 def _shown(text: str, count: int = 12) -> list[int]:
     """The index of the frame that is shown at every step."""
-    camera = CameraFilter.create(parse_fault(text))
+    camera = CameraFilter(parse_fault(text))
     return [int(camera(frame, step)[0, 0, 0]) // 10 for step, frame in enumerate(_numbered(count))]
 
 
@@ -103,10 +103,16 @@ def test_shift_is_exact_slicing_in_each_of_four_directions() -> None:
     assert seen == {one.tobytes() for one in moved}
 
 
+@pytest.mark.parametrize("text", ["shift:0.005", "occlusion:0.02"])
+def test_no_fault_is_less_than_a_pixel(text: str) -> None:
+    small = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    assert not np.array_equal(_one(text, small), small)
+
+
 @pytest.mark.parametrize("share", [0.05, 0.4])
 def test_salt_hits_the_expected_share_anew_in_every_frame(share: float) -> None:
     picture = np.full((200, 200, 3), 100, np.uint8)
-    camera = CameraFilter.create(parse_fault(f"salt:{share}"), 3)
+    camera = CameraFilter(parse_fault(f"salt:{share}"), 3)
     first, second = camera(picture, 0), camera(picture, 1)
     white, black = (first == 255).all(-1), (first == 0).all(-1)
     sigma = np.sqrt(share * (1 - share) / white.size)
@@ -115,12 +121,8 @@ def test_salt_hits_the_expected_share_anew_in_every_frame(share: float) -> None:
     assert (first[~(white | black)] == 100).all()
     both = ((first != 100) & (second != 100)).any(-1).mean()
     assert abs(both - share**2) < 4 * np.sqrt(share**2 / white.size)
-    np.testing.assert_array_equal(
-        CameraFilter.create(parse_fault(f"salt:{share}"), 3)(picture, 1), second
-    )
-    assert not np.array_equal(
-        CameraFilter.create(parse_fault(f"salt:{share}"), 4)(picture, 1), second
-    )
+    np.testing.assert_array_equal(CameraFilter(parse_fault(f"salt:{share}"), 3)(picture, 1), second)
+    assert not np.array_equal(CameraFilter(parse_fault(f"salt:{share}"), 4)(picture, 1), second)
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.75, 1.5, 4.0])
@@ -153,7 +155,7 @@ def test_lag_stalls_and_then_runs_late() -> None:
 
 @pytest.mark.parametrize("weight", [0.3, 1.0])
 def test_ghost_blends_the_frame_of_three_steps_ago(weight: float) -> None:
-    camera = CameraFilter.create(parse_fault(f"ghost:{weight}@4"))
+    camera = CameraFilter(parse_fault(f"ghost:{weight}@4"))
     for step, frame in enumerate(_numbered(12)):
         old = max(step - 3, 3) if step >= 4 else step
         expected = (1 - weight) * 10 * step + weight * 10 * old
@@ -164,7 +166,7 @@ def test_ghost_blends_the_frame_of_three_steps_ago(weight: float) -> None:
 def test_frames_before_the_onset_are_untouched_and_inputs_always(name: str) -> None:
     frames = [_picture(seed) for seed in range(8)]
     kept = [frame.copy() for frame in frames]
-    camera = CameraFilter.create(parse_fault(f"{name}@4"), 1)
+    camera = CameraFilter(parse_fault(f"{name}@4"), 1)
     shown = [camera(frame, step).copy() for step, frame in enumerate(frames)]
     np.testing.assert_array_equal(shown[:4], kept[:4])
     np.testing.assert_array_equal(frames, kept)
@@ -177,8 +179,8 @@ def test_frames_before_the_onset_are_untouched_and_inputs_always(name: str) -> N
 @pytest.mark.parametrize("name", CAMERA)
 def test_a_reused_buffer_does_no_harm(name: str) -> None:
     """Camera drivers hand out the same memory again and again."""
-    separate = CameraFilter.create(parse_fault(f"{name}@2"), 1)
-    reusing = CameraFilter.create(parse_fault(f"{name}@2"), 1)
+    separate = CameraFilter(parse_fault(f"{name}@2"), 1)
+    reusing = CameraFilter(parse_fault(f"{name}@2"), 1)
     buffer = np.empty((48, 64, 3), np.uint8)
     for step in range(7):
         picture = _picture(step)
@@ -188,7 +190,7 @@ def test_a_reused_buffer_does_no_harm(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["freeze", "lag", "ghost"])
 def test_a_frame_that_was_never_passed_is_asked_for(name: str) -> None:
-    camera = CameraFilter.create(parse_fault(f"{name}@5"))
+    camera = CameraFilter(parse_fault(f"{name}@5"))
     assert camera.needs_past
     with pytest.raises(InputError, match="pass every frame from step 4 on"):
         camera(_picture(), 5)
@@ -196,10 +198,10 @@ def test_a_frame_that_was_never_passed_is_asked_for(name: str) -> None:
 
 def test_what_fits_no_camera_is_refused() -> None:
     with pytest.raises(InputError, match="actuator"):
-        CameraFilter.create(parse_fault("bias"))
+        CameraFilter(parse_fault("bias"))
     with pytest.raises(InputError, match="seed -1"):
-        CameraFilter.create(parse_fault("salt"), -1)
-    camera = CameraFilter.create(Injection(name="blur", severity=0.02))
+        CameraFilter(parse_fault("salt"), -1)
+    camera = CameraFilter(Injection(name="blur", severity=0.02))
     for frame in (_picture().astype(np.float32), _picture()[..., 0], _picture()[None]):
         with pytest.raises(InputError, match="expected uint8"):
             camera(frame, 0)

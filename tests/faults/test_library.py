@@ -76,6 +76,8 @@ def test_the_parts_of_the_text_are_optional() -> None:
         ("blur@-1", "expected NAME"),
         ("blur@\u00b2", "expected NAME"),
         ("blur:@3", "expected NAME"),
+        ("blur@" + "9" * 5000, "expected NAME"),
+        ("blur@" + "9" * 10, "expected NAME"),
         ("blur:much", "expected NAME"),
         ("blur:nan", "severity nan"),
         ("blur:inf", "severity inf"),

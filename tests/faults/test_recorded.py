@@ -61,7 +61,7 @@ def test_camera_faults_are_exactly_those_of_the_stream(name: str, onset: int) ->
     episode = _episode()
     injection = parse_fault(f"{name}@{onset}")
     faulty = inject_recorded(episode, injection, SCALE, seed=5)
-    camera = CameraFilter.create(injection, 5)
+    camera = CameraFilter(injection, 5)
     for step in range(STEPS + 1):
         np.testing.assert_array_equal(faulty.frames[step], camera(episode.frames[step], step))
     np.testing.assert_array_equal(faulty.frames[:onset], episode.frames[:onset])
@@ -77,7 +77,7 @@ def test_the_faulty_actuator_makes_the_recorded_motion_of_the_commands(
     episode = _episode(seed)
     injection = parse_fault(text)
     faulty = inject_recorded(episode, injection, SCALE, seed=seed)
-    actuator = ActuatorFilter.create(injection, SCALE, seed)
+    actuator = ActuatorFilter(injection, SCALE, seed)
     executed = np.stack([actuator(a, step) for step, a in enumerate(faulty.actions)])
     at_limit = (faulty.actions <= LOW) | (faulty.actions >= HIGH)
     within = ~at_limit
@@ -110,7 +110,7 @@ def test_a_delay_gives_the_commands_earlier_and_drops_the_end(late: int, onset: 
     assert faulty.state is not None
     assert len(faulty.frames) == len(faulty.stamps_s) == len(faulty.state) == STEPS - late + 1
     np.testing.assert_array_equal(faulty.frames, episode.frames[: STEPS - late + 1])
-    actuator = ActuatorFilter.create(injection, SCALE)
+    actuator = ActuatorFilter(injection, SCALE)
     executed = np.stack([actuator(a, step) for step, a in enumerate(faulty.actions)])
     explained = np.r_[0:onset, onset + late : STEPS - late]
     np.testing.assert_array_equal(executed[explained], episode.actions[explained])
@@ -211,6 +211,10 @@ def test_the_command_line_lists_the_library(cli: Callable[..., object]) -> None:
         (("sim:pusht", "--from", "y", "--out", "x"), "expected one of them"),
         (("--from", "y", "--out", "x"), "needs --fault"),
         (("--from", "y", "--out", "x", "--fault", "blur"), "not a recording"),
+        (("--from", "y", "--out", "x", "--fault", "blur", "--episodes", "100"), "got --episodes,"),
+        (("--from", "y", "--out", "x", "--fault", "blur", "--steps", "40"), "got --steps,"),
+        (("--from", "y", "--out", "x", "--fault", "blur", "--size", "9"), "got --size,"),
+        (("--from", "y", "--out", "x", "--fault", "blur", "--workers", "2"), "got --workers,"),
         (("sim:tokamak", "--out", "x"), "sim:pusht or sim:reacher"),
         (("sim:pusht", "--out", "x", "--fault", "frozen@3"), "not in the library"),
     ],

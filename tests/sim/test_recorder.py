@@ -110,3 +110,12 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not known"):
         record("walker", tmp_path / "x", 1, 5)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_simulator_that_accepts_no_run_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PushTSim, "accepts", lambda self, states: False, raising=False)
+    with pytest.raises(InputError, match="none of 20 runs drawn for episode 0"):
+        record("pusht", tmp_path / "x", 1, 2, size=16)
+    assert not (tmp_path / "x").exists()

@@ -111,7 +111,7 @@ def test_without_a_fault_nothing_changes() -> None:
 @pytest.mark.parametrize("name", _of(FaultKind.CAMERA))
 def test_camera_faults_are_those_of_the_filter(name: str, onset: int) -> None:
     injection = parse_fault(f"{name}@{onset}")
-    camera = CameraFilter.create(injection, 9)
+    camera = CameraFilter(injection, 9)
     expected = [camera(frame, step) for step, frame in enumerate(_clean_frames())]
     sim = FaultySimulator(Diary(), injection, 9)
     frames = [sim.reset(3), *(sim.step(command) for command in COMMANDS)]
@@ -131,7 +131,7 @@ def test_camera_faults_are_those_of_the_filter(name: str, onset: int) -> None:
 def test_actuator_faults_are_those_of_the_filter(name: str, onset: int) -> None:
     injection = parse_fault(f"{name}@{onset}")
     scale = ActionScale.from_limits((-1.0,) * 4, (1.0,) * 4, 2)
-    actuator = ActuatorFilter.create(injection, scale, 9)
+    actuator = ActuatorFilter(injection, scale, 9)
     sim = FaultySimulator(Diary(), injection, 9)
     frames = [sim.reset(3), *(sim.step(command) for command in COMMANDS)]
     executed = [actuator(command, step) for step, command in enumerate(COMMANDS)]
@@ -192,7 +192,7 @@ def test_a_camera_fault_in_the_middle_comes_and_goes(name: str) -> None:
         if step == 8:
             sim.inject(None)
         seen.append(sim.step(command))
-    camera = CameraFilter.create(parse_fault(f"{name}@5"), 9)
+    camera = CameraFilter(parse_fault(f"{name}@5"), 9)
     faulty = [camera(frame, step) for step, frame in enumerate(clean)]
     np.testing.assert_array_equal(seen[:5], clean[:5])
     np.testing.assert_array_equal(seen[5:9], faulty[5:9])
@@ -211,7 +211,7 @@ def test_an_actuator_fault_in_the_middle_comes_and_goes(name: str) -> None:
             sim.inject(None)
         sim.advance(command)
     scale = ActionScale.from_limits((-1.0,) * 4, (1.0,) * 4, 2)
-    actuator = ActuatorFilter.create(parse_fault(f"{name}@4"), scale, 9)
+    actuator = ActuatorFilter(parse_fault(f"{name}@4"), scale, 9)
     expected = [actuator(command, step) for step, command in enumerate(COMMANDS)]
     expected[8:] = COMMANDS[8:]
     np.testing.assert_array_equal(sim.simulator.executed, expected)

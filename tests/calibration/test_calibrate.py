@@ -22,7 +22,7 @@ from jepa_edge.calibration import (
     calibrate_bundle,
     evaluate_faults,
 )
-from jepa_edge.calibration.calibrate import _warnings
+from jepa_edge.calibration.assess import warnings_of
 from jepa_edge.calibration.conformal import predictive_interval
 from jepa_edge.calibration.dataset import split_episodes
 from jepa_edge.calibration.page import write_report
@@ -359,14 +359,14 @@ def test_only_implausible_coverage_warns(calibrated: Calibrated) -> None:
 
     use = ActionUse(commanded=1.0, shuffled=2.0, ratio=2.0)
     domain = calibrated.report.variants["fp32"].calibration.domain
-    assert _warnings(use, [row(True)], domain) == ()
-    (warning,) = _warnings(use, [row(False)], domain)
+    assert warnings_of(use, [row(True)], domain) == ()
+    (warning,) = warnings_of(use, [row(False)], domain)
     assert "come from 28 conformal episodes (all rows share that one draw)" in warning
     assert "may not be exchangeable" in warning
     deaf = msgspec.structs.replace(use, ratio=1.0)
-    assert "hardly listens" in _warnings(deaf, [], domain)[0]
+    assert "hardly listens" in warnings_of(deaf, [], domain)[0]
     mixed = msgspec.structs.replace(domain, steps_min=9)
-    (warning,) = _warnings(use, [], mixed)
+    (warning,) = warnings_of(use, [], mixed)
     assert "9 to 16 steps: the guarantees hold for episodes of the same mix of lengths" in warning
 
 

@@ -31,8 +31,9 @@ def test_the_demo_runs_and_its_figures_make_sense(tmp_path: Path) -> None:
     assert set(faults) == {"occlusion", "freeze", "stuck", "friction"}
     for fault in ("occlusion", "freeze", "stuck"):
         assert faults[fault]["count"] == faults[fault]["trials"] == 3
-    latent, dropout = (spread["overall"]["value"] for spread in summary["spread"])
-    assert latent > dropout
+    spreads = {spread["name"]: spread["overall"]["value"] for spread in summary["spread"]}
+    assert set(spreads) == {"latent variable", "heads", "MC-dropout"}
+    assert spreads["latent variable"] > spreads["MC-dropout"]
     assert set(summary["planning"]) == {"planner", "random", "no-op"}
     report = (tmp_path / "demo" / "report.html").read_text()
     assert report.count("Plotly.newPlot(") >= 7

@@ -74,7 +74,8 @@ def observer(dim: int, action: int) -> Observer:
             mean_heads=head(rng, inputs, hidden, dim, members=options.members),
             gain=np.ones(options.fitted_horizon, np.float32),
         ),
-        familiarity=Flow(
+        recorded=whitener(dim),
+        flow=Flow(
             center=np.zeros(dim, np.float32),
             scale=np.ones(dim, np.float32),
             velocity=head(rng, dim + 2, options.density_hidden, options.density_hidden, dim),

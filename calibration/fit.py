@@ -27,7 +27,7 @@ from jepa_edge.calibration.fit_spread import (
 )
 from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.calibration.spread import pick_windows
-from jepa_edge.channels import Observer, Whitener, inverse_features
+from jepa_edge.channels import Observer, inverse_features
 from jepa_edge.density import Flow
 from jepa_edge.futures import NativeSampler, make_sampler
 from jepa_edge.latent_variable import LatentVariable, Predictor
@@ -163,7 +163,8 @@ def fit_observer(
     rest = range(fitted, len(episodes))
     return Observer(
         latent_variable=variable,
-        familiarity=fit_familiarity(episodes, options, progress),
+        recorded=fit_whitener(np.concatenate([e.latents.mean(axis=1) for e in episodes])),
+        flow=fit_familiarity(episodes, options, progress),
         motion=fit_whitener(pooled_motion(episodes)),
         inverse=inverse,
         action_mean=mean.astype(np.float32),
@@ -174,11 +175,11 @@ def fit_observer(
 
 def fit_familiarity(
     episodes: list[EncodedEpisode], options: CalibrateOptions, progress: Progress
-) -> Flow | Whitener:
-    """Fit a flow to the token-mean latents; where they are few, mean and shrunk covariance."""
+) -> Flow | None:
+    """Fit a flow to the token-mean latents; None where they are too few for one."""
     pooled = np.concatenate([e.latents.mean(axis=1) for e in episodes])
     if len(pooled) < _FLOW_ROWS_PER_NUMBER * pooled.shape[1]:
-        return fit_whitener(pooled)
+        return None
     owner = np.concatenate([np.full(len(e.latents), k) for k, e in enumerate(episodes)])
     return fit_flow(pooled, owner, options.density_hidden, options.seed, progress)
 

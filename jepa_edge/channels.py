@@ -142,13 +142,15 @@ class Steps:
 class Observer:
     """Everything fitted that turns a step into channels.
 
-    familiarity, motion: of the token-mean latent and of its change. inverse: maps (latent before,
-    last change, change before) to the standardized action. action_mean, action_std: (A,) float32,
-    raw units. action_whiten: whitens the inverse head's error.
+    recorded, motion: of the token-mean latent and of its change. flow: density of the token-mean
+    latent; None where there were too few latents for one, and `recorded` stands in. inverse: maps
+    (latent before, last change, change before) to the standardized action. action_mean,
+    action_std: (A,) float32, raw units. action_whiten: whitens the inverse head's error.
     """
 
     latent_variable: LatentVariable
-    familiarity: Flow | Whitener
+    recorded: Whitener
+    flow: Flow | None
     motion: Whitener
     inverse: MLP
     action_mean: NDArray[np.float32]
@@ -186,7 +188,7 @@ class Observer:
             self.motion.score(moved),
             consistency[:, 0],
             (consistency[:, 0] + _ACTION_FLOOR) / (consistency[:, 1:].min(axis=1) + _ACTION_FLOOR),
-            self.familiarity.score(steps.observed.mean(axis=1)),
+            self.familiarity(steps.observed.mean(axis=1)),
             spread[batch:],
             variable.disagreement(ahead),
         ]
@@ -195,6 +197,10 @@ class Observer:
         values = np.log(np.maximum(stacked, _FLOOR))
         values[np.ix_(steps.young, _LONG_INDICES)] = np.nan
         return values
+
+    def familiarity(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How unlike the recorded latents token-mean latents (B, D) are: (B,), about 1 if like."""
+        return (self.recorded if self.flow is None else self.flow).score(latents)
 
     def inverse_energies(self, steps: Steps) -> NDArray[np.float32]:
         """Energy of every action minus what the latents tell of the newest: (B, 1 + LAGS)."""
@@ -208,7 +214,9 @@ class Observer:
         dim: D. action: A. The heads work per token or on the token mean: none depends on N.
         """
         self.latent_variable.check(dim, action)
-        self.familiarity.check("familiarity", dim)
+        self.recorded.check("recorded", dim)
+        if self.flow is not None:
+            self.flow.check("flow", dim)
         self.motion.check("motion", dim)
         self.inverse.check("inverse", 3 * dim, action)
         require("action_mean", self.action_mean, (action,))
@@ -220,7 +228,8 @@ class Observer:
         return {
             **self.latent_variable.to_arrays(),
             **self.inverse.to_arrays("inverse"),
-            **self.familiarity.to_arrays("familiarity"),
+            **self.recorded.to_arrays("recorded"),
+            **({} if self.flow is None else self.flow.to_arrays("flow")),
             **self.motion.to_arrays("motion"),
             **self.action_whiten.to_arrays("action"),
             "action_mean": self.action_mean,
@@ -230,10 +239,10 @@ class Observer:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Observer:
         """Read back what `to_arrays` named. Raises KeyError when an array is missing."""
-        density: type[Flow] | type[Whitener] = Whitener if "familiarity.whiten" in arrays else Flow
         return cls(
             latent_variable=LatentVariable.from_arrays(arrays),
-            familiarity=density.from_arrays(arrays, "familiarity"),
+            recorded=Whitener.from_arrays(arrays, "recorded"),
+            flow=Flow.from_arrays(arrays, "flow") if "flow.center" in arrays else None,
             motion=Whitener.from_arrays(arrays, "motion"),
             inverse=MLP.from_arrays(arrays, "inverse"),
             action_mean=arrays["action_mean"],

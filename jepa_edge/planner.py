@@ -153,7 +153,7 @@ class Planner:
         ):
             raise InputError(
                 "world_weight needs recorded, the whitener of the recorded latents of dimension "
-                f"{latent.dim}; calibrate the bundle and pass its familiarity channel's"
+                f"{latent.dim}; calibrate the bundle and pass its monitor.observer.recorded"
             )
         if latent_variable is not None:
             try:

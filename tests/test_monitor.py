@@ -73,7 +73,8 @@ def make_observer(seed: int = 0) -> Observer:
     )
     return Observer(
         latent_variable=variable,
-        familiarity=Flow(
+        recorded=whitener(rng, D),
+        flow=Flow(
             center=np.zeros(D, np.float32),
             scale=np.full(D, 2.0, np.float32),
             velocity=head(rng, D + 2, 9, D),
@@ -234,7 +235,7 @@ def test_familiarity_is_the_norm_of_the_noise_behind_the_latent(monitor: Monitor
         scores = monitor.update(latent, actions[index - 1] if index else None)
     assert scores is not None
     by_name = dict(zip((c.name for c in CHANNELS), scores.values, strict=True))
-    flow = monitor.observer.familiarity
+    flow = monitor.observer.flow
     assert isinstance(flow, Flow)
     weights = [w.astype(np.float64) for w in flow.velocity.weights]
     biases = [b.astype(np.float64) for b in flow.velocity.biases]
@@ -466,9 +467,9 @@ def test_an_uncalibrated_radius_is_refused(monitor: Monitor) -> None:
         ("base", np.float32(1.0), "0 steps, rank 2"),
         ("factor", np.ones((D, 0), np.float32), "rank 0"),
         ("factor", np.ones((D + 1, R), np.float32), r"expected float32 with \(6, 2\)"),
-        ("familiarity.center", np.zeros(D + 1, np.float32), r"familiarity.center .* with \(6,"),
-        ("familiarity.scale", np.zeros(D, np.float32), "familiarity.scale holds .* not positive"),
-        ("familiarity.velocity.0.weight", np.zeros((D, 9), np.float32), "velocity.0.weight"),
+        ("flow.center", np.zeros(D + 1, np.float32), r"flow.center .* with \(6,"),
+        ("flow.scale", np.zeros(D, np.float32), "flow.scale holds .* not positive"),
+        ("flow.velocity.0.weight", np.zeros((D, 9), np.float32), "velocity.0.weight"),
         ("motion.whiten", np.zeros((D, 1), np.float32), "motion.whiten"),
         ("inverse.center", np.zeros(3, np.float32), r"inverse.center .* expected .*\(18,\)"),
         ("inverse.1.bias", np.zeros(A + 1, np.float32), "inverse.1.bias"),

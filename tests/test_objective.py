@@ -103,7 +103,7 @@ def test_energies_are_the_formula(data: st.DataObject) -> None:
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
 
-def test_the_world_energy_is_the_familiarity_channel() -> None:
+def test_the_world_energy_is_the_distance_from_the_recorded_latents() -> None:
     rng = np.random.default_rng(0)
     recorded = Whitener(
         mean=rng.normal(size=192).astype(np.float32),
@@ -117,7 +117,7 @@ def test_the_world_energy_is_the_familiarity_channel() -> None:
         world_mean=recorded.mean.tolist(),
         world_whiten=recorded.whiten.reshape(-1).tolist(),
     )
-    expected = recorded.energy(latents.mean(axis=3).reshape(-1, 192)).reshape(4, 3).mean(axis=1)
+    expected = recorded.score(latents.mean(axis=3).reshape(-1, 192)).reshape(4, 3).mean(axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

@@ -22,7 +22,6 @@ from jepa_edge.calibration.evaluation.outcomes import FaultTraces, Traces
 from jepa_edge.calibration.evaluation.work import map_threads
 from jepa_edge.calibration.fit_density import fit_flow, fit_rnd
 from jepa_edge.channels import first_step
-from jepa_edge.density import Flow
 from jepa_edge.latent_variable import Transitions
 from jepa_edge.monitor import Monitor
 from jepa_edge.progress import Progress
@@ -79,8 +78,8 @@ def baseline_traces(
     pooled = [_pooled(episode) for episode in splits["fit"]]
     owner = np.repeat(np.arange(len(pooled)), [len(rows) for rows in pooled])
     values = np.concatenate(pooled)
-    flow = monitor.observer.familiarity  # the monitor's own flow, fitted on these very latents
-    if not isinstance(flow, Flow):
+    flow = monitor.observer.flow  # the monitor's own flow, fitted on these very latents
+    if flow is None:
         flow = fit_flow(values, owner, _HIDDEN, seed, progress)
     rnd = fit_rnd(values, owner, _HIDDEN, seed, progress)
 

@@ -61,7 +61,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     # The showcase is longer than the calibration's episodes on purpose; the page says so.
-    logging.getLogger("jepa_edge.session").setLevel(logging.ERROR)
+    logging.getLogger("jepa_edge.domain_check").setLevel(logging.ERROR)
     shutil.rmtree(arguments.out, ignore_errors=True)
     started = time.monotonic()
     with progress_bars() as progress:

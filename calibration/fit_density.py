@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jepa_edge.calibration.train import train
+from jepa_edge.calibration.train import perceptron, to_mlp, train
 from jepa_edge.density import Flow
 from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
@@ -57,7 +57,7 @@ def fit_flow(
     dim = data.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = _net(dim + 2, hidden, dim)
+        net = perceptron(dim + 2, hidden, dim)
         # One draw of noise and time per row, anew in every batch; the held-out rows keep theirs.
         generator = torch.Generator().manual_seed(seed)
         fixed = _noise_and_time(len(data), dim, torch.Generator().manual_seed(seed + 1))
@@ -82,7 +82,7 @@ def fit_flow(
             stage="fit density",
             progress=progress,
         )
-    velocity = _to_mlp(net, np.zeros(dim + 2, np.float32), np.ones(dim + 2, np.float32))
+    velocity = to_mlp(net, np.zeros(dim + 2, np.float32), np.ones(dim + 2, np.float32))
     return Flow(center=center.astype(np.float32), scale=scale.astype(np.float32), velocity=velocity)
 
 
@@ -102,7 +102,7 @@ def fit_rnd(
     data = torch.from_numpy(blank.standardize(values))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        target, learner = (_net(data.shape[1], hidden, _RND_OUTPUTS) for _ in range(2))
+        target, learner = (perceptron(data.shape[1], hidden, _RND_OUTPUTS) for _ in range(2))
     with torch.no_grad():
         for layer in target:
             if isinstance(layer, nn.Linear):
@@ -121,8 +121,8 @@ def fit_rnd(
     with torch.no_grad():
         mean = float(nn.functional.mse_loss(learner(data), wanted))
     return Rnd(
-        target=_to_mlp(target, center, scale),
-        learner=_to_mlp(learner, center, scale),
+        target=to_mlp(target, center, scale),
+        learner=to_mlp(learner, center, scale),
         mean=np.array(max(mean, 1e-12), np.float32),
     )
 
@@ -133,30 +133,6 @@ def _thin(count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(order)
 
 
-def _net(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, outputs),
-    )
-
-
 def _noise_and_time(rows: int, dim: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     noise = torch.randn(rows, dim, generator=generator)
     return noise, torch.rand(rows, 1, generator=generator)
-
-
-def _to_mlp(net: nn.Sequential, center: NDArray[np.float32], scale: NDArray[np.float32]) -> MLP:
-    layers = [layer for layer in net if isinstance(layer, nn.Linear)]
-    return MLP(
-        center=center,
-        scale=scale,
-        weights=tuple(_array(layer.weight.T) for layer in layers),
-        biases=tuple(_array(layer.bias) for layer in layers),
-    )
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return np.ascontiguousarray(tensor.detach().numpy(), dtype=np.float32)

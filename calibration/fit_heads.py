@@ -10,8 +10,8 @@ from sklearn.covariance import ledoit_wolf
 from torch import nn
 
 from jepa_edge.calibration.dataset import EncodedEpisode, Windows
-from jepa_edge.calibration.fit_scale import Rows, to_array
-from jepa_edge.calibration.train import train
+from jepa_edge.calibration.fit_scale import Rows
+from jepa_edge.calibration.train import perceptron, to_mlp, train
 from jepa_edge.channels import Whitener
 from jepa_edge.latent_variable import LatentVariable, Predictor, Transitions
 from jepa_edge.mlp import MLP
@@ -72,13 +72,7 @@ def fit_inverse(
     x, y = torch.from_numpy(inputs), torch.from_numpy(targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = nn.Sequential(
-            nn.Linear(x.shape[1], hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, y.shape[1]),
-        )
+        net = perceptron(x.shape[1], hidden, y.shape[1])
     train(
         net,
         lambda chosen: nn.functional.smooth_l1_loss(net(x[chosen]), y[chosen], beta=0.1),
@@ -89,13 +83,7 @@ def fit_inverse(
         stage="fit inverse dynamics",
         progress=progress,
     )
-    layers = [layer for layer in net if isinstance(layer, nn.Linear)]
-    return MLP(
-        center=center.astype(np.float32),
-        scale=scale.astype(np.float32),
-        weights=tuple(to_array(layer.weight.T) for layer in layers),
-        biases=tuple(to_array(layer.bias) for layer in layers),
-    )
+    return to_mlp(net, center, scale)
 
 
 def fit_whitener(values: NDArray[np.float32]) -> Whitener:

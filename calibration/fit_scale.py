@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_edge.calibration.dataset import Windows
-from jepa_edge.calibration.train import train
+from jepa_edge.calibration.train import to_array, train
 from jepa_edge.latent_variable import LatentVariable, Transitions
 from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
@@ -168,8 +168,3 @@ def _initial_factor(residual: NDArray[np.float32], rank: int) -> tuple[Tensor, T
         torch.from_numpy(factor.astype(np.float32)),
         torch.from_numpy(np.log(variance).astype(np.float32)),
     )
-
-
-def to_array(tensor: Tensor) -> NDArray[np.float32]:
-    """Copy a parameter out of torch."""
-    return np.ascontiguousarray(tensor.detach().numpy(), dtype=np.float32)

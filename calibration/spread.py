@@ -149,9 +149,9 @@ def report_spread(
         condition=condition,
         windows=len(windows),
         samples=published.samples,
-        overall=_correlation(spread, error, windows.episode, seed),
+        overall=correlation(spread, error, windows.episode, seed),
         per_horizon=tuple(
-            _correlation(spread[:, [h]], error[:, [h]], windows.episode, seed) for h in horizons
+            correlation(spread[:, [h]], error[:, [h]], windows.episode, seed) for h in horizons
         ),
         ratio=tuple(_ratio(spread[:, h], error[:, h], windows.episode, seed) for h in horizons),
         bounded=tuple(bounded),
@@ -206,7 +206,7 @@ def _resampled(episode: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]
     ]
 
 
-def _correlation(
+def correlation(
     spread: NDArray[np.float64],
     error: NDArray[np.float64],
     episode: NDArray[np.int64],

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_edge.errors import CalibrationError
+from jepa_edge.mlp import MLP
 from jepa_edge.progress import Progress
 
 _STEPS_PER_EPOCH = 40
@@ -70,6 +71,33 @@ def train(
     net.load_state_dict(best_state)
     progress(stage, epochs, epochs)
     return best
+
+
+def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Two hidden layers with ReLU, freshly drawn."""
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, outputs),
+    )
+
+
+def to_mlp(net: nn.Sequential, center: NDArray[np.floating], scale: NDArray[np.floating]) -> MLP:
+    """Copy a network of linear layers out of torch, behind its standardization of the inputs."""
+    layers = [layer for layer in net if isinstance(layer, nn.Linear)]
+    return MLP(
+        center=center.astype(np.float32),
+        scale=scale.astype(np.float32),
+        weights=tuple(to_array(layer.weight.T) for layer in layers),
+        biases=tuple(to_array(layer.bias) for layer in layers),
+    )
+
+
+def to_array(tensor: Tensor) -> NDArray[np.float32]:
+    """Copy a parameter out of torch."""
+    return np.ascontiguousarray(tensor.detach().numpy(), dtype=np.float32)
 
 
 def held_out_rows(episode: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:

@@ -11,8 +11,7 @@ from scipy import stats
 
 from jepa_edge.calibration.dataset import Windows
 from jepa_edge.calibration.evaluation.records import Forecast, HorizonForecast
-from jepa_edge.calibration.records import Correlation
-from jepa_edge.calibration.spread import realized_error, risk_curve, spearman
+from jepa_edge.calibration.spread import correlation, realized_error, risk_curve
 from jepa_edge.progress import Progress, silent
 
 Sampler = Callable[[NDArray[np.float32], NDArray[np.float32], int], NDArray[np.float32]]
@@ -21,7 +20,6 @@ Sampler = Callable[[NDArray[np.float32], NDArray[np.float32], int], NDArray[np.f
 _BINS = 10
 _DIRECTIONS = 8
 _CURVE = 100
-_BOOTSTRAPS = 200
 
 
 def crps(samples: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -119,7 +117,7 @@ def evaluate_forecast(
                 skill=float(1.0 - mean[0, step] / max(mean[1, step], 1e-30)),
                 energy_score=float(mean[2, step]),
                 spread=float(spread[:, step].mean()),
-                correlation=_correlation(spread[:, step], error[:, step], windows.episode, seed),
+                correlation=correlation(spread[:, step], error[:, step], windows.episode, seed),
             )
             for step in range(horizon)
         ),
@@ -140,17 +138,3 @@ def _histogram(pit: NDArray[np.float64]) -> tuple[float, ...]:
 def _distance(pit: NDArray[np.float64]) -> float:
     """Largest gap between the distribution of values in [0, 1] and the uniform one."""
     return float(stats.kstest(pit.ravel(), "uniform").statistic)
-
-
-def _correlation(
-    spread: NDArray[np.float64], error: NDArray[np.float64], episode: NDArray[np.int64], seed: int
-) -> Correlation:
-    """Spearman's correlation; the interval resamples whole episodes."""
-    rng = np.random.default_rng(seed)
-    rows = [np.flatnonzero(episode == name) for name in np.unique(episode)]
-    drawn = []
-    for _ in range(_BOOTSTRAPS):
-        chosen = np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
-        drawn.append(spearman(spread[chosen], error[chosen]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Correlation(value=spearman(spread, error), low=float(low), high=float(high))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -58,10 +59,12 @@ class Fault:
         )
 
 
-def _camera(name: str, description: str, severity: float, meaning: str, **rest: object) -> Fault:
+def _entry(
+    kind: FaultKind, name: str, description: str, severity: float, meaning: str, **rest: object
+) -> Fault:
     return Fault(
         name=name,
-        kind=FaultKind.CAMERA,
+        kind=kind,
         description=description,
         severity=severity,
         meaning=meaning,
@@ -69,28 +72,9 @@ def _camera(name: str, description: str, severity: float, meaning: str, **rest: 
     )
 
 
-def _actuator(name: str, description: str, severity: float, meaning: str, **rest: object) -> Fault:
-    return Fault(
-        name=name,
-        kind=FaultKind.ACTUATOR,
-        description=description,
-        severity=severity,
-        meaning=meaning,
-        **rest,  # type: ignore[arg-type]
-    )
-
-
-def _dynamics(name: str, description: str, severity: float, meaning: str, **rest: object) -> Fault:
-    return Fault(
-        name=name,
-        kind=FaultKind.DYNAMICS,
-        description=description,
-        severity=severity,
-        meaning=meaning,
-        simulator_only=True,
-        **rest,  # type: ignore[arg-type]
-    )
-
+_camera = partial(_entry, FaultKind.CAMERA)
+_actuator = partial(_entry, FaultKind.ACTUATOR)
+_dynamics = partial(_entry, FaultKind.DYNAMICS, simulator_only=True)
 
 _ONSET_DIGITS = 9  # 50 days at 200 Hz; int() refuses thousands of them
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.bundle import sha256_file
 from jepa_edge.calibration.conformal import required_episodes
 from jepa_edge.channels import LONG, episode_rollouts, first_step
 from jepa_edge.errors import CalibrationError, InputError
@@ -20,9 +19,8 @@ from jepa_edge.latent_variable import Predictor
 from jepa_edge.progress import Progress, silent
 from jepa_edge.recording import Episode, Recording
 from jepa_edge.spread import RECENT
-from jepa_edge.world_model import WorldModel
+from jepa_edge.world_model import WorldModel, encode_frames
 
-_ENCODE_BATCH = 64
 _SHARES = {"fit": 0.35, "standardize": 0.15, "conformal": 0.35}
 """Shares of the episodes per split; the test split takes the rest."""
 _MINIMUM = {"fit": 8, "standardize": 4, "test": 5}
@@ -73,13 +71,12 @@ class Windows:
 
 def data_sha256(recording: Recording) -> str:
     """Return one digest over the sha256 of every episode file, in order."""
-    digests = "".join(sha256_file(file) for file in recording.files)
-    return hashlib.sha256(digests.encode()).hexdigest()
+    return hashlib.sha256("".join(recording.digests).encode()).hexdigest()
 
 
 def episode_digests(recording: Recording) -> tuple[str, ...]:
     """Return the first 16 hex digits of every episode file's sha256, whatever its name."""
-    return tuple(sha256_file(file)[:16] for file in recording.files)
+    return tuple(digest[:16] for digest in recording.digests)
 
 
 def episode_lengths(recording: Recording) -> list[int]:
@@ -117,11 +114,7 @@ def encode_episode(model: WorldModel, episode: Episode) -> EncodedEpisode:
 
     Raises InputError when it does not fit, or encodes to non-finite numbers.
     """
-    parts = [
-        model.encode(np.ascontiguousarray(episode.frames[start : start + _ENCODE_BATCH]))
-        for start in range(0, len(episode.frames), _ENCODE_BATCH)
-    ]
-    latents = np.concatenate(parts)
+    latents = encode_frames(model, episode.frames)
     if not np.isfinite(latents).all():
         raise InputError(
             f"episode {episode.name} encodes to numbers that are not finite; "

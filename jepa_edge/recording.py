@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge.atomic import staged_directory
+from jepa_edge.bundle import sha256_file
 from jepa_edge.errors import InputError
 from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import ActionSpec, ObservationSpec
@@ -144,6 +146,11 @@ class Recording:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """The sha256 of every episode file, in order, read once."""
+        return tuple(sha256_file(file) for file in self.files)
 
     def __iter__(self) -> Iterator[Episode]:
         return (self.load(index) for index in range(len(self)))

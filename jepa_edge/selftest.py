@@ -25,8 +25,7 @@ from jepa_edge.recording import Episode, check_fits
 from jepa_edge.rollout import roll
 from jepa_edge.selftest_file import Check, Plan, read_selftest
 from jepa_edge.version import __version__
-
-_BATCH = 64
+from jepa_edge.world_model import encode_frames
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +139,7 @@ def replay(
     detected = [0] * len(injections)
     latents, actions = [], []
     for number, episode in enumerate(episodes):
-        encoded = encode(monitor, episode)
+        encoded = encode_frames(monitor.model, episode.frames)
         alarms += alarmed(monitor.episode(encoded, episode.actions), caution)
         latents.append(encoded)
         actions.append(episode.actions)
@@ -148,7 +147,7 @@ def replay(
             faulty = inject_recorded(episode, injection, monitor.model.manifest.action, number)
             seen = encoded[: len(faulty.frames)]  # an actuator fault changes commands only
             if injection.fault.kind is FaultKind.CAMERA:
-                seen = encode(monitor, faulty)
+                seen = encode_frames(monitor.model, faulty.frames)
             scores = monitor.episode(seen, faulty.actions)
             detected[index] += alarmed(scores[injection.onset :], caution)
         progress("self-test", number + 1, len(plan.starts))
@@ -159,16 +158,6 @@ def replay(
         covered=tuple(int(count) for count in np.sum(energies <= limits, axis=0)),
         detected=tuple(detected),
     )
-
-
-def encode(monitor: Monitor, episode: Episode) -> NDArray[np.float32]:
-    """Encode all frames of an episode, in batches: (T + 1, N, D) float32."""
-    frames = episode.frames
-    parts = [
-        monitor.model.encode(np.ascontiguousarray(frames[start : start + _BATCH]))
-        for start in range(0, len(frames), _BATCH)
-    ]
-    return np.concatenate(parts)
 
 
 def alarmed(scores: NDArray[np.float64], caution: float) -> bool:

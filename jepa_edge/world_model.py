@@ -25,6 +25,7 @@ from jepa_edge.rollout import roll
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+_ENCODE_BATCH = 64
 _ENGINE_PRECISION: dict[str, Precision] = {"fp32": "float32", "int8": "int8"}
 # The golden replay may fall this far below the ratio measured at export (other CPU, other kernels).
 _SQNR_MARGIN_DB = 6.0
@@ -315,6 +316,15 @@ class WorldModel:
 
 def _required_db(exported: float) -> float:
     return min(exported, _SQNR_CEILING_DB) - _SQNR_MARGIN_DB
+
+
+def encode_frames(model: WorldModel, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Encode the frames of a run, (T + 1, H, W, 3) uint8, in batches: (T + 1, N, D) float32."""
+    parts = [
+        model.encode(np.ascontiguousarray(frames[start : start + _ENCODE_BATCH]))
+        for start in range(0, len(frames), _ENCODE_BATCH)
+    ]
+    return np.concatenate(parts)
 
 
 def _load(bundle: Bundle, file: str, backend: Backend, inputs: set[str]) -> Graph:

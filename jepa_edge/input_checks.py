@@ -35,17 +35,18 @@ class TimeCheck:
         self._clock = clock
         self._last_s = -math.inf
         self.kept = False
+        self.input_age_s = 0.0
 
     def check(self, stamp_s: float) -> Reason:
         """Return STALE, CLOCK_JUMP, both or neither.
 
         `kept` tells whether the next stamp is held against this one: not if it is no number, or
-        lies more than a period in the future.
+        lies more than a period in the future. `input_age_s` is the age it had at this call.
         """
         self.kept = False
+        age_s = self.input_age_s = self.age_s(stamp_s)
         if not math.isfinite(stamp_s):
             return Reason.CLOCK_JUMP
-        age_s = self.age_s(stamp_s)
         if age_s < -self._period_s:
             # A stamp from the future is not kept: it would blind the watchdog until then.
             return Reason.CLOCK_JUMP
@@ -69,6 +70,10 @@ class TimeCheck:
             return None
         now_s = seconds(self._clock())
         return None if now_s - self._last_s <= self.max_age_s else now_s
+
+    def late(self, latency_s: float) -> bool:
+        """Whether a verdict that took so long comes when its input is stale."""
+        return self._clock is not None and self.input_age_s + latency_s > self.max_age_s
 
     def restart(self) -> None:
         """Take the next stamp as the first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -57,7 +58,8 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     score; channels: each channel's. NaN, or empty, where the level is UNKNOWN. episode_steps:
     judged frames since the episode began. budget_period: how many times the length of the
     calibration's longest episode has begun since; each spends alpha anew if all calibration
-    episodes had one length. Times in seconds.
+    episodes had one length. episode: how many `begin_episode` calls came before. input_age_s: when
+    the frame's processing began; latency_s: from there to the flag. Times in seconds.
     """
 
     seq: int
@@ -74,6 +76,7 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     channels: dict[str, float]
     episode_steps: int
     budget_period: int
+    episode: int
     input_age_s: float
     latency_s: float
     valid_for_s: float
@@ -97,7 +100,10 @@ class LatchReset:
 
 
 class Session:
-    """Drives a world model frame by frame. Not thread-safe: one session per stream."""
+    """Drives a world model frame by frame: one session per stream.
+
+    Not thread-safe, but for `stalled`.
+    """
 
     def __init__(
         self,
@@ -106,11 +112,12 @@ class Session:
         config: SessionConfig | None = None,
         *,
         clock: Callable[[], float] | None = None,
+        timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         """monitor: of this very model; None runs uncalibrated, and every flag says so.
 
-        clock: current time on the time base of the stamps; None means that input is never late,
-        as in a replay.
+        clock: current time on the time base of the stamps; None means that input is never late.
+        timer: steady seconds that latency is measured in.
         Raises InputError when the monitor is another model's: its thresholds are not this one's.
         """
         if monitor is not None:
@@ -119,6 +126,8 @@ class Session:
         self.model = model
         self.monitor = monitor
         self.config = config or SessionConfig()
+        self._clock = clock
+        self._timer = timer
         manifest, limits = model.manifest, self.config
         period_s = 1.0 / manifest.observation.rate_hz
         self._time = TimeCheck(
@@ -142,7 +151,10 @@ class Session:
         self._latents: deque[NDArray[np.float32]] = deque(maxlen=kept)
         self._actions: deque[NDArray[np.float32]] = deque(maxlen=max(kept - 1, 1))
         self._last_reasons: tuple[str, ...] = ()
+        self._lock = threading.Lock()  # guards the next two
         self._seq = 0
+        self._stalled = False
+        self._episode = 0
         if monitor is not None:
             domain = monitor.calibration.domain
             self._domain = DomainCheck(domain, limits.domain_tolerance)
@@ -152,7 +164,7 @@ class Session:
 
     def step(self, observation: Observation) -> Update:
         """Process one frame. Bad input never raises: it gives an UNKNOWN flag with the reason."""
-        start = time.perf_counter()
+        start = self._timer()
         stamp_s = seconds(observation.stamp_s)
         reasons = self._time.check(stamp_s) | self._standing()
         if reasons & (Reason.STALE | Reason.CLOCK_JUMP | Reason.NOT_ARMED):
@@ -181,6 +193,8 @@ class Session:
             return Update(flag=self._flag(stamp_s, start, reasons | found, None))
         futures = None if reasons & Reason.NOT_ARMED else self._imagine(observation.planned)
         flag = self._flag(stamp_s, start, reasons, scores)
+        if flag.reason_bits & Reason.STALE:  # too late, by a stall
+            return Update(flag=flag)
         return Update(flag=flag, embedding=latent, futures=futures)
 
     def poll(self) -> Flag | None:
@@ -189,14 +203,32 @@ class Session:
         if now_s is None:
             return None
         self._forget()
+        self._time.input_age_s = 0.0
         reasons = Reason.STALE | self._standing()
-        return self._flag(now_s, time.perf_counter(), reasons, None)
+        return self._flag(now_s, self._timer(), reasons, None)
+
+    def stalled(self) -> Flag:
+        """Return a stale flag while another thread is inside `step`. For a watchdog.
+
+        The step under way, or the next, ends as stale and overload too, and the warm-up begins
+        anew, so that no verdict outlives the gap that consumers saw.
+        Raises InputError in a session without a clock, where nothing is ever late.
+        """
+        if self._clock is None:
+            raise InputError("the session has no clock, expected one; pass clock= to watch it")
+        reasons = Reason.STALE | Reason.OVERLOAD | self._standing()
+        with self._lock:
+            self._stalled = True
+            if self._state.latched is not Level.UNKNOWN:
+                reasons |= Reason.LATCHED
+            return self._make_flag(seconds(self._clock()), reasons, None, Level.UNKNOWN, 0.0, 0.0)
 
     def begin_episode(self) -> None:
         """Begin a task: the false-alarm budget starts anew, and so does the warm-up.
 
         The next stamp may be any. A latched level stays.
         """
+        self._episode += 1
         self._forget(new_episode=True)
         self._time.restart()
         self._state = advance(self._state, Event.INVALID, self._rules)
@@ -305,33 +337,52 @@ class Session:
         self, stamp_s: float, start: float, reasons: Reason, scores: ChannelScores | None
     ) -> Flag:
         """Judge the frame, move the state machine, and say what to publish."""
-        latency_s = time.perf_counter() - start
+        latency_s = self._timer() - start
         self._slow_steps = self._slow_steps + 1 if latency_s > self._max_latency_s else 0
         if self._slow_steps >= _OVERLOAD_AFTER:
             reasons |= Reason.OVERLOAD
-        self._state = advance(self._state, _event(reasons, scores), self._rules)
-        raw = Level.UNKNOWN
-        if self._state.phase is Phase.WARM_UP:
-            scores = None
-            reasons |= Reason(0) if self.monitor is None else Reason.WARMING_UP
-        elif scores is not None:
-            raw = _raw_level(reasons, scores)
-            reasons |= scores.reasons
-            if self._budget is not None:
-                self._budget.count()
-        latched = self._state.latched is not Level.UNKNOWN
-        if latched:
-            reasons |= Reason.LATCHED
+        with self._lock:
+            if self._stalled:
+                reasons |= Reason.STALE | Reason.OVERLOAD
+            if self._stalled or self._time.late(latency_s):
+                reasons |= Reason.STALE
+                self._forget()
+            self._stalled = False
+            self._state = advance(self._state, _event(reasons, scores), self._rules)
+            raw = Level.UNKNOWN
+            if self._state.phase is Phase.WARM_UP:
+                scores = None
+                reasons |= Reason(0) if self.monitor is None else Reason.WARMING_UP
+            elif scores is not None:
+                raw = _raw_level(reasons, scores)
+                reasons |= scores.reasons
+                if self._budget is not None:
+                    self._budget.count()
+            if self._state.latched is not Level.UNKNOWN:
+                reasons |= Reason.LATCHED
+            self._last_reasons = tuple(reasons.labels)
+            age_s = self._time.input_age_s
+            return self._make_flag(stamp_s, reasons, scores, raw, age_s, latency_s)
+
+    def _make_flag(
+        self,
+        stamp_s: float,
+        reasons: Reason,
+        scores: ChannelScores | None,
+        raw: Level,
+        age_s: float,
+        latency_s: float,
+    ) -> Flag:
+        """Put a flag together and count it; the lock is held."""
         thresholds = None if self.monitor is None else self.monitor.calibration.thresholds
         self._seq += 1
-        self._last_reasons = tuple(reasons.labels)
         return Flag(
             seq=self._seq - 1,
             stamp_s=stamp_s,
-            level=self._state.level,
+            level=Level.UNKNOWN if reasons & FORCE_UNKNOWN else self._state.level,
             raw_level=raw,
-            latched=latched,
-            reasons=self._last_reasons,
+            latched=self._state.latched is not Level.UNKNOWN,
+            reasons=tuple(reasons.labels),
             reason_bits=int(reasons),
             confidence=math.nan if scores is None else scores.confidence,
             score=math.nan if scores is None else scores.score,
@@ -340,7 +391,8 @@ class Session:
             channels={} if scores is None else scores.by_channel(),
             episode_steps=0 if self._budget is None else self._budget.steps,
             budget_period=0 if self._budget is None else self._budget.period,
-            input_age_s=self._time.age_s(stamp_s),
+            episode=self._episode,
+            input_age_s=age_s,
             latency_s=latency_s,
             valid_for_s=self._time.max_age_s,
         )

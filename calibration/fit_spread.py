@@ -117,10 +117,10 @@ def conformalize_spread(
     seed: int = 0,
     progress: Progress = silent,
 ) -> SpreadCalibration:
-    """Set the radius per horizon on one random window of each episode.
+    """Set radius and usual spread per horizon on one random window of each episode.
 
     A window that is drawn at random from a fresh episode then has its error below the bound with
-    probability at least 1 - alpha, if futures are sampled as here: as many, from a history that is
+    probability at least 1 - alpha, and so its spread below the usual one, if futures are sampled as here: as many, from a history that is
     as long. Not every window of an episode at once, nor windows that were picked for a reason.
     Every window is sampled with a seed of its own, seed + its row.
 
@@ -130,15 +130,17 @@ def conformalize_spread(
     """
     rng, names = np.random.default_rng(seed), np.unique(windows.episode)
     part = windows.take(np.array([rng.choice(np.flatnonzero(windows.episode == e)) for e in names]))
-    error, ratio = np.sqrt(_squared_error(part)), np.empty((len(part), part.horizon))
+    error, spread = np.sqrt(_squared_error(part)), np.empty((len(part), part.horizon))
     for row in range(len(part)):
         futures = sampler.sample(part.history[row], part.actions[row], samples, seed + row)
-        ratio[row] = error[row] / np.maximum(futures.spread.astype(np.float64), 1e-30)
+        spread[row] = np.maximum(futures.spread.astype(np.float64), 1e-30)
         progress("conformalize spread", row + 1, len(part))
-    radius = [conformal_quantile(column, alpha) for column in ratio.T]
+    radius = [conformal_quantile(column, alpha) for column in (error / spread).T]
+    usual = [conformal_quantile(column, alpha) for column in spread.T]
     return replace(
         calibration,
         radius=np.array(radius, np.float32),
+        usual=np.array(usual, np.float32),
         alpha=alpha,
         samples=samples,
         latents=windows.history.shape[1],

@@ -169,10 +169,10 @@ class NativeSampler:
 
 
 class CalibratedSampler:
-    """Any sampler, with `Futures.spread` and `Futures.bound` calibrated per horizon.
+    """Any sampler, with spread, bound and usual spread of its futures calibrated per horizon.
 
     Older latents than the model's history, RECENT at best, sharpen the spread; without them it
-    rests on the sampler's variance alone. The bound is None unless as many samples and latents are
+    rests on the sampler's variance alone. Bound and usual spread are None unless as many samples and latents are
     used as it was calibrated with.
     """
 
@@ -204,7 +204,12 @@ class CalibratedSampler:
         variance = futures.aleatoric.astype(np.float64) + futures.epistemic
         spread = self._calibration.spread(variance, None if recent is None else recent[0])
         used = min(len(history), self._history + RECENT)
-        return replace(futures, spread=spread, bound=self._calibration.bound(spread, samples, used))
+        return replace(
+            futures,
+            spread=spread,
+            bound=self._calibration.bound(spread, samples, used),
+            usual=self._calibration.usual_spread(spread.size, samples, used),
+        )
 
 
 def make_sampler(model: WorldModel, variable: LatentVariable) -> Sampler:

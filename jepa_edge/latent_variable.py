@@ -59,8 +59,9 @@ class Futures:
     squared latent units; by the law of total variance their sum is the variance of the latent to
     come. spread: (H,) float32, the error to expect of `mean`, root mean square per latent number;
     calibrated per horizon by `CalibratedSampler`, else the root of that sum. bound: (H,) float32,
-    which the realized error exceeds with probability alpha or less; None without a calibration for
-    as many samples and older latents.
+    which the realized error exceeds with probability alpha or less. usual: (H,) float32, which the
+    spread of a nominal run exceeds with probability alpha or less. Both are None without a
+    calibration for as many samples and older latents.
     """
 
     latents: NDArray[np.float32]
@@ -69,6 +70,7 @@ class Futures:
     epistemic: NDArray[np.float32]
     spread: NDArray[np.float32]
     bound: NDArray[np.float32] | None = None
+    usual: NDArray[np.float32] | None = None
 
     @classmethod
     def of(

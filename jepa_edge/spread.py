@@ -27,7 +27,8 @@ class SpreadCalibration:
     error at each step over the squared innovation of late. recency: share of the expected squared
     error that follows the innovations of late, in [0, 1]. radius: (H,) float32, the realized error
     stays below radius x spread with probability 1 - alpha; None before it was conformalized.
-    alpha: 0 without a radius. samples, latents: futures and latents of history that the radius was
+    usual: (H,) float32, what the spread itself stays below on nominal runs with probability
+    1 - alpha; None without a radius. alpha: 0 without a radius. samples, latents: futures and latents of history that the radius was
     found with, 0 without one; a spread of others has another error. Horizons beyond H take the last
     numbers.
     """
@@ -36,6 +37,7 @@ class SpreadCalibration:
     growth: NDArray[np.float32]
     recency: float
     radius: NDArray[np.float32] | None = None
+    usual: NDArray[np.float32] | None = None
     alpha: float = 0.0
     samples: int = 0
     latents: int = 0
@@ -73,11 +75,19 @@ class SpreadCalibration:
         `radius` is set, and for another number of either: the radius was not found with it. Without
         recency latents beyond the model's history play no part.
         """
-        if self.radius is None or samples != self.samples:
-            return None
-        if self.recency > 0.0 and latents != self.latents:
+        if self.radius is None or not self._made_with(samples, latents):
             return None
         return np.asarray(spread * self._at(self.radius, spread.shape[-1]), np.float32)
+
+    def usual_spread(self, horizon: int, samples: int, latents: int) -> NDArray[np.float32] | None:
+        """What the spread stays below on nominal runs: (H,) float32; None where `bound` is."""
+        if self.usual is None or not self._made_with(samples, latents):
+            return None
+        return np.asarray(self._at(self.usual, horizon), np.float32)
+
+    def _made_with(self, samples: int, latents: int) -> bool:
+        """Whether the conformal numbers hold for as many samples and latents."""
+        return samples == self.samples and (self.recency == 0.0 or latents == self.latents)
 
     def _at(self, values: NDArray[np.float32], horizon: int) -> NDArray[np.float64]:
         chosen = values[np.minimum(np.arange(horizon), len(values) - 1)]
@@ -92,6 +102,8 @@ class SpreadCalibration:
             raise ValueError(f"spread.recency is {self.recency}, expected 0 to 1")
         if self.radius is not None:
             require("spread.radius", self.radius, steps, positive=True)
+            if self.usual is not None:
+                require("spread.usual", self.usual, steps, positive=True)
             if not 0.0 < self.alpha < 1.0:
                 raise ValueError(f"spread.alpha is {self.alpha}, expected a number between 0 and 1")
             if self.samples < 2 or self.latents < 1:
@@ -109,6 +121,8 @@ class SpreadCalibration:
         }
         if self.radius is not None:
             arrays["spread.radius"] = self.radius
+            if self.usual is not None:
+                arrays["spread.usual"] = self.usual
             arrays["spread.alpha"] = np.array([self.alpha], np.float32)
             arrays["spread.samples"] = np.array([self.samples], np.float32)
             arrays["spread.latents"] = np.array([self.latents], np.float32)
@@ -129,6 +143,7 @@ class SpreadCalibration:
             growth=arrays["spread.growth"],
             recency=_number(arrays, "spread.recency"),
             radius=radius,
+            usual=arrays.get("spread.usual"),
             alpha=0.0 if radius is None else _number(arrays, "spread.alpha"),
             samples=0 if radius is None else int(_number(arrays, "spread.samples")),
             latents=0 if radius is None else int(_number(arrays, "spread.latents")),

@@ -18,6 +18,7 @@ FITTED = SpreadCalibration(
     growth=np.array([1.0, 3.0], np.float32),
     recency=0.25,
     radius=np.array([2.0, 1.5], np.float32),
+    usual=np.array([0.5, 0.7], np.float32),
     alpha=0.1,
     samples=16,
     latents=6,
@@ -56,6 +57,9 @@ def test_the_bound_holds_only_as_it_was_calibrated() -> None:
     indifferent = replace(FITTED, recency=0.0)
     assert indifferent.bound(spread, 16, 3) is not None, "older latents play no part"
     assert indifferent.bound(spread, 17, 3) is None
+    np.testing.assert_allclose(FITTED.usual_spread(3, 16, FITTED.latents), [0.5, 0.7, 0.7])
+    assert FITTED.usual_spread(3, 17, FITTED.latents) is None
+    assert FITTED.usual_spread(3, 16, 3) is None
 
 
 def test_newer_innovations_weigh_more() -> None:
@@ -63,7 +67,7 @@ def test_newer_innovations_weigh_more() -> None:
     np.testing.assert_allclose(recent_mean(np.array([[0.0], [0.0], [21.0]])), [1.0])
 
 
-@pytest.mark.parametrize("fitted", [FITTED, replace(FITTED, radius=None, alpha=0.0)])
+@pytest.mark.parametrize("fitted", [FITTED, replace(FITTED, radius=None, usual=None, alpha=0.0)])
 def test_storage_keeps_everything(fitted: SpreadCalibration) -> None:
     arrays = fitted.to_arrays()
     assert all(array.dtype == np.float32 for array in arrays.values())
@@ -77,8 +81,9 @@ def test_storage_keeps_everything(fitted: SpreadCalibration) -> None:
     if fitted.radius is not None:
         assert (again.samples, again.latents) == (fitted.samples, fitted.latents)
     assert (again.radius is None) is (fitted.radius is None)
+    assert (again.usual is None) is (fitted.usual is None)
     assert SpreadCalibration.from_arrays({"base": np.ones(2, np.float32)}) is None
-    for name in set(arrays) - {"spread.radius"}:
+    for name in set(arrays) - {"spread.radius", "spread.usual"}:
         with pytest.raises(KeyError, match=name):
             SpreadCalibration.from_arrays({k: v for k, v in arrays.items() if k != name})
 
@@ -93,6 +98,7 @@ def test_storage_keeps_everything(fitted: SpreadCalibration) -> None:
         ({"recency": 1.5}, "spread.recency is 1.5"),
         ({"recency": float("nan")}, "spread.recency is nan"),
         ({"radius": np.ones((2, 1), np.float32)}, "spread.radius"),
+        ({"usual": np.array([1.0, np.inf], np.float32)}, "spread.usual"),
         ({"alpha": 0.0}, "spread.alpha is 0.0"),
         ({"scale": np.array(1.0, np.float32)}, "spread.scale is float32 with shape"),
         ({"samples": 1}, "spread.samples is 1"),

@@ -201,6 +201,14 @@ def test_the_conformal_bound_holds_per_horizon() -> None:
     )
     low, high = predictive_interval(400, 300, 0.1, 0.999)
     assert all(low <= round(400 * share) <= high for share in fresh.bounded)
+    # The same promise of the spread itself: fresh nominal windows rarely pass the usual one.
+    drawn = pick_windows(lengthen(windows(400, 6, levels=0.5)), 1, 0)
+    below = np.zeros(H, int)
+    for row in range(len(drawn)):
+        futures = bounded.sample(drawn.history[row], drawn.actions[row], 16, row)
+        assert futures.usual is not None
+        below += futures.spread <= futures.usual
+    assert all(low <= count <= high for count in below)
     with pytest.raises(CalibrationError, match="needs at least 9 scores, got 5"):
         conformalize_spread(sampler, fitted, lengthen(windows(5, 7)), 0.1, samples=4)
 

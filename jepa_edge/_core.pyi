@@ -219,3 +219,14 @@ class Planner:
 def shift_plan(
     plan: NDArray[np.float32], blocks: int, fill: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]: ...
+
+class Resizer:
+    """Scales images of three 8-bit channels with packed rows; threads take turns.
+
+    Raises ValueError for sides that are not 1 to 65535 pixels, and for another input size.
+    """
+
+    def __init__(
+        self, *, in_height: int, in_width: int, out_height: int, out_width: int
+    ) -> None: ...
+    def resize(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]: ...

@@ -6,6 +6,7 @@ void define_gaussian(pybind11::module_& m);
 void define_latent_variable(pybind11::module_& m);
 void define_planner(pybind11::module_& m);
 void define_random(pybind11::module_& m);
+void define_resize(pybind11::module_& m);
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "C++ core of jepa_edge. Use the Python classes in front of it.";
@@ -14,4 +15,5 @@ PYBIND11_MODULE(_core, m) {
   define_latent_variable(m);
   define_planner(m);
   define_random(m);
+  define_resize(m);
 }

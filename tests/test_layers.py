@@ -12,9 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BENCH_ONLY = {"torch", "scipy", "sklearn", "pandas", "matplotlib", "nncf", "onnx", "onnxscript"}
+MIDDLEWARE = {"rclpy", "cyclonedds", "rosbags", "serial", "pymavlink"}
+BENCH = {*BENCH_ONLY, "jepa_edge.export", "jepa_edge.calibration"}
 # The command line may reach everything, but only inside functions.
 RULES = {
-    "jepa_edge": {*BENCH_ONLY, "jepa_edge.export", "jepa_edge.calibration"},
+    "jepa_edge": {*BENCH, "rclpy"},
+    "jepa_edge/nodes": {*MIDDLEWARE, "jepa_edge.dds", "jepa_edge.cli"},
+    "ros/jepa_ros/jepa_ros": {*BENCH, "cyclonedds", "rosbags", "jepa_edge.dds"},
     "export": {"jepa_edge.calibration", "scipy", "sklearn"},
     "calibration": {"jepa_edge.export", "onnx", "nncf"},
 }

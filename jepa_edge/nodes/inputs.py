@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From messages to observations: the same for a node, a replayed bag and a calibration's bag."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_edge.errors import InputError
+from jepa_edge.image_fit import FITS, fit_image
+from jepa_edge.manifest import Manifest
+from jepa_edge.nodes.commands import Commands
+from jepa_edge.nodes.fields import ACTION_TYPES, ARRAY, STATE_TYPES, FieldReader
+from jepa_edge.nodes.grid import FrameGrid
+from jepa_edge.nodes.images import decode_image
+from jepa_edge.nodes.messages import seconds, stamp_ns
+from jepa_edge.session import Observation
+
+logger = logging.getLogger(__name__)
+
+_STATES = 256
+_LOG_EVERY = 100
+
+_LATENCY_PERIODS = 0.08
+"""What a frame may take until its flag is out, while the flag before it must still be valid."""
+_LEAST_GAP_PERIODS = 1.25
+"""Where flags hold for about a period only, frames are left out all the same."""
+
+_UNUSABLE = np.zeros(0, np.uint8)
+"""Stands for a picture that could not be decoded: every session refuses it as INPUT_MISMATCH."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputOptions:
+    """How messages are read.
+
+    action_type, state_type: "package/Type"; an empty state_type is no state. action_fields,
+    state_fields: paths of the numbers, such as linear.x or position[0]; may be empty for
+    Float32MultiArray. action_timeout_s: longest that a command is held beyond its own time; 0 for
+    half a period of the model where it is a whole block, else a period. sync_slop_s: how far from
+    the image a state may be. image_fit: "exact", "crop" or "stretch". min_gap_periods,
+    max_gap_periods, max_age_s: the session's limits; max_age_s of 0 stands for 1.5 periods. Raises
+    InputError for what cannot be.
+    """
+
+    action_type: str = ARRAY
+    action_fields: tuple[str, ...] = ()
+    action_timeout_s: float = 0.0
+    state_type: str = ""
+    state_fields: tuple[str, ...] = ()
+    sync_slop_s: float = 0.05
+    image_fit: str = "exact"
+    min_gap_periods: float = 0.5
+    max_gap_periods: float = 1.75
+    max_age_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("action_type", self.action_type, ACTION_TYPES),
+            ("state_type", self.state_type, ("", *STATE_TYPES)),
+            ("image_fit", self.image_fit, FITS),
+        ):
+            if value not in choices:
+                raise InputError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+        for name, number in (
+            ("action_timeout_s", self.action_timeout_s),
+            ("sync_slop_s", self.sync_slop_s),
+            ("max_age_s", self.max_age_s),
+        ):
+            if not 0.0 <= number < math.inf:
+                raise InputError(f"{name} is {number}, expected 0 or more seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """An image message that the model gets, not decoded yet. Times in nanoseconds."""
+
+    message: Any
+    stamp_ns: int
+    received_ns: int
+
+    @property
+    def header(self) -> Any:
+        """The message's own."""
+        return self.message.header
+
+
+class Inputs:
+    """Everything between messages and observations; deterministic in the sequence of calls.
+
+    Messages without a stamp count from when they were received. Commands are actions as a
+    controller sends them: those from one period before a frame until the frame led to it. Methods
+    may be called from any thread; those that take a message are cheap, and `observation` decodes
+    and scales the picture.
+    """
+
+    def __init__(self, manifest: Manifest, options: InputOptions) -> None:
+        """Raises InputError when the fields do not make up a step or a block of the model."""
+        self._manifest = manifest
+        self._options = options
+        self._period_ns = round(1e9 / manifest.observation.rate_hz)
+        action = manifest.action
+        self.actions = FieldReader(options.action_type, options.action_fields, "action_fields")
+        self.states: FieldReader | None = None
+        if options.state_type:
+            self.states = FieldReader(options.state_type, options.state_fields, "state_fields")
+        step = action.dim // action.block
+        if self.actions.count not in (0, step, action.dim):
+            named = f" ({', '.join(action.names)})" if action.names else ""
+            raise InputError(
+                f"action_fields names {self.actions.count} numbers, expected {step} for one step "
+                f"or {action.dim} for a block of {action.block} steps{named}"
+            )
+        self._commands = Commands(
+            dim=action.dim,
+            block=action.block,
+            period_ns=self._period_ns,
+            timeout_ns=round(1e9 * options.action_timeout_s),
+        )
+        rate_hz = manifest.observation.rate_hz
+        valid_periods = options.max_age_s * rate_hz or 1.5
+        self._grid = FrameGrid(
+            self._period_ns,
+            options.min_gap_periods,
+            options.max_gap_periods,
+            max(valid_periods - _LATENCY_PERIODS, _LEAST_GAP_PERIODS),
+        )
+        self._robot: deque[tuple[int, NDArray[np.float32]]] = deque(maxlen=_STATES)
+        self._plan: tuple[int, NDArray[np.float32]] | None = None
+        self._changed = threading.Condition()
+        self.frames_seen = 0
+        self.frames_decimated = 0
+        self.frames_without_action = 0
+
+    def check_fields(self, make: Any) -> None:
+        """Raise InputError when a type lacks a field that is to be read. make: `Backend.make`."""
+        for reader in (self.actions, self.states):
+            if reader is not None:
+                package, kind = reader.type_name.split("/")
+                reader.check(make(f"{package}/msg/{kind}"))
+
+    def restart(self) -> None:
+        """Take the next frame whatever its stamp is, as after `Session.begin_episode`."""
+        with self._changed:
+            self._grid.restart()
+
+    def on_image(self, message: Any, received_ns: int) -> Frame | None:
+        """Return the frame if the model gets it, None if the camera is faster than the model."""
+        stamp = stamp_ns(message.header)
+        with self._changed:
+            self.frames_seen += 1
+            if not self._grid.takes(stamp, received_ns):
+                self.frames_decimated += 1
+                return None
+        return Frame(message=message, stamp_ns=stamp, received_ns=received_ns)
+
+    def on_action(self, message: Any, received_ns: int) -> None:
+        """Remember a command. One that lacks a number is remembered as one of no length."""
+        time_ns = _time_ns(message, received_ns)
+        values = _read(self.actions, message)
+        with self._changed:
+            self._commands.add(time_ns, received_ns, values)
+
+    def on_state(self, message: Any, received_ns: int) -> None:
+        """Remember the robot's state."""
+        if self.states is None:
+            return
+        time_ns, values = _time_ns(message, received_ns), _read(self.states, message)
+        with self._changed:
+            self._robot.append((time_ns, values))
+            self._changed.notify_all()
+
+    def on_plan(self, message: Any, received_ns: int) -> None:
+        """Remember the blocks that the controller means to command next, (H, A) flattened."""
+        values = np.array(message.data, np.float32).reshape(-1)
+        width = self._manifest.action.dim
+        rows = values.reshape(-1, width if values.size % width == 0 else values.size or 1)
+        with self._changed:
+            self._plan = (received_ns, rows)
+
+    def wait_for_state(self, frame: Frame, timeout_s: float) -> None:
+        """Wait until a state as new as the frame is there, or the time is over."""
+        if self.states is None or timeout_s <= 0.0:
+            return
+        with self._changed:
+            self._changed.wait_for(
+                lambda: any(time_ns >= frame.stamp_ns for time_ns, _ in self._robot), timeout_s
+            )
+
+    def state(self, frame: Frame) -> NDArray[np.float32] | None:
+        """Return the robot's state nearest to the frame, None if none is near enough."""
+        with self._changed:
+            nearest = min(
+                self._robot, key=lambda entry: abs(entry[0] - frame.stamp_ns), default=None
+            )
+        slop_ns = round(1e9 * self._options.sync_slop_s)
+        if nearest is None or abs(nearest[0] - frame.stamp_ns) > slop_ns:
+            return None
+        return nearest[1]
+
+    def observation(self, frame: Frame) -> Observation:
+        """Return what the session is to see. Never raises: it refuses what could not be read."""
+        with self._changed:
+            action = self._commands.led_to(frame.stamp_ns)
+            planned = self._planned(frame.stamp_ns)
+            self._tell_of(action)
+        try:
+            pixels = self._pixels(frame.message)
+        except InputError as error:
+            logger.warning("an image could not be used: %s", error)
+            pixels = _UNUSABLE
+        return Observation(
+            stamp_s=seconds(frame.stamp_ns), frame=pixels, action=action, planned=planned
+        )
+
+    def _tell_of(self, action: NDArray[np.float32] | None) -> None:
+        """Count frames that no action led to, and say so now and then; the first has none."""
+        if action is None:
+            if self.frames_without_action % _LOG_EVERY == 1:
+                logger.warning(
+                    "no action led to a frame, for the %d. time: %s; is one published on topic "
+                    "action for every period of %.3f s?",
+                    self.frames_without_action + 1,
+                    "none came yet"
+                    if self._commands.empty
+                    else "those that came are of another time",
+                    1e-9 * self._period_ns,
+                )
+            self.frames_without_action += 1
+
+    def _pixels(self, message: Any) -> NDArray[np.generic]:
+        """The picture in the model's size and colors; one of floats is left for the session."""
+        pixels, order = decode_image(message)
+        if pixels.dtype != np.uint8:
+            return pixels
+        wanted = self._manifest.observation
+        fit: Any = self._options.image_fit
+        scaled = fit_image(pixels.view(np.uint8), wanted.height, wanted.width, fit)
+        return np.ascontiguousarray(scaled if order == wanted.color else scaled[..., ::-1])
+
+    def _planned(self, stamp_ns: int) -> NDArray[np.float32] | None:
+        """What is left of the plan at a time: one block of it is over with every period.
+
+        None when all is over, or the plan is for later than one period after that time.
+        """
+        if self._plan is None:
+            return None
+        made_ns, rows = self._plan
+        age_periods = (stamp_ns - made_ns) / self._period_ns
+        over = max(0, math.ceil(age_periods - 0.1))
+        return rows[over:] if age_periods >= -1.0 and over < len(rows) else None
+
+
+def _time_ns(message: Any, received_ns: int) -> int:
+    """The message's own stamp, or when it was received if it has none."""
+    header = getattr(message, "header", None)
+    return (0 if header is None else stamp_ns(header)) or received_ns
+
+
+def _read(reader: FieldReader, message: Any) -> NDArray[np.float32]:
+    try:
+        return reader.read(message)
+    except InputError as error:
+        logger.warning("a %s could not be used: %s", reader.type_name, error)
+        return np.zeros(0, np.float32)

@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The right command, state and plan go with every frame, whatever the messages look like."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from jepa_edge.bundle import Bundle
+from jepa_edge.errors import InputError
+from jepa_edge.image_fit import fit_image
+from jepa_edge.manifest import Manifest
+from jepa_edge.nodes.commands import Commands
+from jepa_edge.nodes.inputs import Frame, InputOptions, Inputs
+
+from .bus import make
+
+PERIOD = 200_000_000  # the linear world runs at 5 Hz, with blocks of 2 steps of 2 numbers
+T0 = 1_700_000_000 * 10**9
+
+
+@pytest.fixture(scope="module")
+def manifest(calibrated_bundle: Path) -> Manifest:
+    return Bundle.open(calibrated_bundle).manifest
+
+
+def _header(stamp: int, frame_id: str = "cam") -> Any:
+    time_message = make("builtin_interfaces/msg/Time", sec=stamp // 10**9, nanosec=stamp % 10**9)
+    return make("std_msgs/msg/Header", stamp=time_message, frame_id=frame_id)
+
+
+def _image(stamp: int, pixels: NDArray[np.uint8] | None = None, encoding: str = "rgb8") -> Any:
+    pixels = np.zeros((8, 8, 3), np.uint8) if pixels is None else pixels
+    return make(
+        "sensor_msgs/msg/Image",
+        header=_header(stamp),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        step=pixels.shape[1] * 3,
+        data=pixels.reshape(-1),
+    )
+
+
+def _array(*values: float) -> Any:
+    return make("std_msgs/msg/Float32MultiArray", data=np.array(values, np.float32))
+
+
+def _frame(inputs: Inputs, stamp: int) -> Frame:
+    frame = inputs.on_image(_image(stamp), stamp + 10_000_000)
+    assert frame is not None
+    return frame
+
+
+def _action(inputs: Inputs, stamp: int) -> list[float] | None:
+    action = inputs.observation(_frame(inputs, stamp)).action
+    return None if action is None else action.tolist()
+
+
+# -- which block led to a frame -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [-0.05, 0.0, 0.02, 0.5, 0.85])
+def test_a_block_leads_from_the_frame_before_to_the_frame_after(
+    manifest: Manifest, phase: float
+) -> None:
+    """phase: when block k is received after frame k was taken, in periods."""
+    inputs = Inputs(manifest, InputOptions())
+    rng = np.random.default_rng(5)
+    events: list[tuple[int, str, int]] = []
+    for k in range(20):
+        jitter = int(rng.uniform(-0.04, 0.04) * PERIOD)
+        events += [(T0 + k * PERIOD, "frame", k)]
+        events += [(T0 + int((k + phase) * PERIOD) + jitter, "block", k)]
+    for moment, kind, k in sorted(events):
+        if kind == "block":
+            inputs.on_action(_array(k, k, k, k), moment)
+        elif k == 0:
+            _frame(inputs, moment)
+        else:
+            assert _action(inputs, moment) == [k - 1.0] * 4, (phase, k)
+
+
+def test_a_lost_block_is_no_action_and_the_next_is_right_again(manifest: Manifest) -> None:
+    inputs = Inputs(manifest, InputOptions())
+    for k in range(6):
+        if k != 3:
+            inputs.on_action(_array(k, k, k, k), T0 + k * PERIOD + 20_000_000)
+        led = _action(inputs, T0 + (k + 1) * PERIOD)
+        assert led == (None if k == 3 else [float(k)] * 4)
+
+
+def test_a_longer_timeout_holds_a_block(manifest: Manifest) -> None:
+    inputs = Inputs(manifest, InputOptions(action_timeout_s=0.5))
+    inputs.on_action(_array(1, 2, 3, 4), T0)
+    held = [_action(inputs, T0 + k * PERIOD) for k in range(1, 6)]
+    assert held == [[1.0, 2.0, 3.0, 4.0]] * 3 + [None] * 2
+
+
+@pytest.mark.parametrize("rate_hz", [10.0, 20.0, 37.0, 100.0])
+def test_single_steps_make_a_block_by_zero_order_hold(manifest: Manifest, rate_hz: float) -> None:
+    inputs = Inputs(manifest, InputOptions())
+    step_s = 0.1
+
+    def commanded(seconds: float) -> float:
+        """What a controller that runs at rate_hz holds at a time: its count."""
+        return float(np.floor(seconds * rate_hz + 1e-9))
+
+    sent = 0
+    for k in range(1, 12):
+        stamp_s = 0.2 * k
+        while sent / rate_hz < stamp_s:
+            inputs.on_action(_array(sent, -sent), T0 + round(1e9 * sent / rate_hz))
+            sent += 1
+        led = _action(inputs, T0 + round(1e9 * stamp_s))
+        middles = [stamp_s - 1.5 * step_s, stamp_s - 0.5 * step_s]
+        expected = [value for m in middles for value in (commanded(m), -commanded(m))]
+        assert led == expected
+
+
+def test_steps_that_stop_are_held_for_a_period_and_then_there_is_no_action(
+    manifest: Manifest,
+) -> None:
+    inputs = Inputs(manifest, InputOptions())
+    for k in range(4):
+        inputs.on_action(_array(k, 0), T0 + k * PERIOD // 2)
+    assert _action(inputs, T0 + 2 * PERIOD) == [2.0, 0.0, 3.0, 0.0]
+    assert _action(inputs, T0 + 3 * PERIOD) == [3.0, 0.0, 3.0, 0.0]
+    assert _action(inputs, T0 + 4 * PERIOD) is None
+
+
+def test_a_block_of_one_step_is_taken_from_the_middle_of_the_period() -> None:
+    commands = Commands(dim=2, block=1, period_ns=PERIOD, timeout_ns=0)
+    for k in range(40):  # 50 Hz
+        moment = T0 + k * PERIOD // 10
+        commands.add(moment, moment, np.array([k, 0.0], np.float32))
+    led = commands.led_to(T0 + 2 * PERIOD)
+    assert led is not None
+    assert led[0] == 15.0
+
+
+@pytest.mark.parametrize("values", [(1.0,), (1.0, 2.0, 3.0), tuple(range(8)), ()])
+def test_a_wrong_length_reaches_the_session_as_it_is(
+    manifest: Manifest, values: tuple[float, ...]
+) -> None:
+    inputs = Inputs(manifest, InputOptions())
+    inputs.on_action(_array(*values), T0)
+    assert _action(inputs, T0 + PERIOD) == list(values)
+
+
+def test_numbers_that_are_none_reach_the_session(manifest: Manifest) -> None:
+    inputs = Inputs(manifest, InputOptions())
+    inputs.on_action(_array(1, np.nan, 3, np.inf), T0)
+    led = _action(inputs, T0 + PERIOD)
+    np.testing.assert_array_equal(led, [1, np.nan, 3, np.inf])
+
+
+def test_a_clock_that_is_set_back_forgets_the_commands(manifest: Manifest) -> None:
+    inputs = Inputs(manifest, InputOptions())
+    inputs.on_action(_array(1, 1, 1, 1), T0)
+    inputs.on_action(_array(2, 2, 2, 2), 0)
+    assert _action(inputs, PERIOD) == [2.0] * 4
+    assert _action(inputs, T0 + PERIOD) is None
+
+
+# -- types and fields -----------------------------------------------------------------------------
+
+
+def _twist(x: float, z: float) -> Any:
+    return make(
+        "geometry_msgs/msg/Twist",
+        linear=make("geometry_msgs/msg/Vector3", x=x),
+        angular=make("geometry_msgs/msg/Vector3", z=z),
+    )
+
+
+def test_velocity_commands_are_steps(manifest: Manifest) -> None:
+    fields = ("linear.x", "angular.z")
+    plain = Inputs(manifest, InputOptions(action_type="geometry_msgs/Twist", action_fields=fields))
+    plain.check_fields(make)
+    plain.on_action(_twist(0.5, -1.0), T0)
+    assert _action(plain, T0 + PERIOD) == [0.5, -1.0, 0.5, -1.0]
+
+    options = InputOptions(action_type="geometry_msgs/TwistStamped", action_fields=fields)
+    stamped = Inputs(manifest, options)
+    stamped.check_fields(make)
+    for k in range(2):  # received late, but stamped in time
+        message = make(
+            "geometry_msgs/msg/TwistStamped",
+            header=_header(T0 + k * PERIOD // 2),
+            twist=_twist(float(k), 0.0),
+        )
+        stamped.on_action(message, T0 + PERIOD)
+    assert _action(stamped, T0 + PERIOD) == [0.0, 0.0, 1.0, 0.0]
+
+
+def test_joints_are_found_by_index_and_by_name(manifest: Manifest) -> None:
+    for fields in (("position[1]", "velocity[0]"), ("position[elbow]", "velocity[wrist]")):
+        inputs = Inputs(
+            manifest, InputOptions(action_type="sensor_msgs/JointState", action_fields=fields)
+        )
+        inputs.check_fields(make)
+        message = make(
+            "sensor_msgs/msg/JointState",
+            header=_header(T0),
+            name=["wrist", "elbow"],
+            position=np.array([1.0, 2.0]),
+            velocity=np.array([3.0, 4.0]),
+        )
+        inputs.on_action(message, T0)
+        assert _action(inputs, T0 + PERIOD) == [2.0, 3.0] * 2
+
+
+def test_a_trajectory_counts_by_its_first_point(manifest: Manifest) -> None:
+    options = InputOptions(
+        action_type="trajectory_msgs/JointTrajectory",
+        action_fields=("positions[b]", "positions[a]"),
+    )
+    inputs = Inputs(manifest, options)
+    inputs.check_fields(make)
+    points = [
+        make("trajectory_msgs/msg/JointTrajectoryPoint", positions=np.array(p))
+        for p in ([1.0, 2.0], [8.0, 9.0])
+    ]
+    kind = "trajectory_msgs/msg/JointTrajectory"
+    inputs.on_action(make(kind, joint_names=["a", "b"], points=points), T0)
+    assert _action(inputs, T0 + PERIOD) == [2.0, 1.0] * 2
+    inputs.on_action(make(kind, joint_names=["a", "b"]), T0 + PERIOD)
+    assert _action(inputs, T0 + 2 * PERIOD) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"action_type": "geometry_msgs/Twist"}, "action_fields is empty"),
+        ({"action_type": "geometry_msgs/Pose"}, "expected one of"),
+        ({"action_fields": ("data[0]",)}, "names 1 numbers, expected 2 for one step or 4"),
+        ({"action_fields": ("data[", "x")}, "expected a path"),
+        ({"state_type": "sensor_msgs/JointState"}, "state_fields is empty"),
+        ({"image_fit": "fill"}, "exact, crop, stretch"),
+        ({"sync_slop_s": float("nan")}, "0 or more seconds"),
+        ({"action_timeout_s": -1.0}, "0 or more seconds"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(
+    manifest: Manifest, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        Inputs(manifest, InputOptions(**options))
+
+
+def test_a_field_that_a_type_lacks_is_named_with_those_it_has(manifest: Manifest) -> None:
+    options = InputOptions(action_type="geometry_msgs/Twist", action_fields=("linear.x", "spin.z"))
+    with pytest.raises(InputError, match="has no field 'spin' there, it has linear, angular"):
+        Inputs(manifest, options).check_fields(make)
+    options = InputOptions(action_type="geometry_msgs/Twist", action_fields=("linear.x", "linear"))
+    with pytest.raises(InputError, match="is no number"):
+        Inputs(manifest, options).check_fields(make)
+
+
+# -- pictures -------------------------------------------------------------------------------------
+
+
+def test_pictures_are_fitted_and_their_colors_put_in_order(manifest: Manifest) -> None:
+    rng = np.random.default_rng(3)
+    picture = rng.integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    for fit in ("crop", "stretch"):
+        inputs = Inputs(manifest, InputOptions(image_fit=fit))
+        for k, (encoding, stored) in enumerate(
+            (("rgb8", picture), ("bgr8", np.ascontiguousarray(picture[..., ::-1])))
+        ):
+            frame = inputs.on_image(_image(T0 + k * PERIOD, stored, encoding), T0 + k * PERIOD)
+            assert frame is not None
+            seen = inputs.observation(frame).frame
+            np.testing.assert_array_equal(seen, fit_image(picture, 8, 8, fit))  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_used_is_refused_by_the_session_not_here(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = Inputs(manifest, InputOptions())
+    for k, broken in enumerate(
+        (
+            _image(T0, np.zeros((9, 8, 3), np.uint8)),
+            _image(T0 + PERIOD, encoding="yuv422"),
+        )
+    ):
+        frame = inputs.on_image(broken, T0 + k * PERIOD)
+        assert frame is not None
+        with pytest.raises(InputError):
+            manifest.observation.check_frames(inputs.observation(frame).frame[None])
+    assert "expected 8 x 8" in caplog.text
+    assert "yuv422" in caplog.text
+
+
+def test_a_faster_camera_is_thinned_out_and_counted(manifest: Manifest) -> None:
+    inputs = Inputs(manifest, InputOptions())
+    stamps = [T0 + round(1e9 * k / 30) for k in range(90)]
+    frames = [f for s in stamps if (f := inputs.on_image(_image(s), s)) is not None]
+    assert len(frames) == 15
+    assert (inputs.frames_seen, inputs.frames_decimated) == (90, 75)
+    inputs.restart()
+    assert inputs.on_image(_image(stamps[-1] + 1), stamps[-1]) is not None
+
+
+# -- state and plan -------------------------------------------------------------------------------
+
+
+def test_the_state_nearest_in_time_goes_with_the_frame(manifest: Manifest) -> None:
+    options = InputOptions(
+        state_type="nav_msgs/Odometry",
+        state_fields=("pose.pose.position.x",),
+        sync_slop_s=0.03,
+    )
+    inputs = Inputs(manifest, options)
+    inputs.check_fields(make)
+
+    def odometry(stamp: int, x: float) -> Any:
+        pose = make("geometry_msgs/msg/Pose", position=make("geometry_msgs/msg/Point", x=x))
+        return make(
+            "nav_msgs/msg/Odometry",
+            header=_header(stamp),
+            pose=make("geometry_msgs/msg/PoseWithCovariance", pose=pose),
+        )
+
+    for k in range(10):
+        moment = T0 + k * 20_000_000
+        inputs.on_state(odometry(moment, float(k)), moment)
+    near = inputs.state(_frame(inputs, T0 + 69_000_000))
+    assert near is not None
+    assert near.tolist() == [3.0]
+    assert inputs.state(_frame(inputs, T0 + PERIOD + 90_000_000)) is None
+
+
+def test_a_state_that_is_late_is_waited_for(manifest: Manifest) -> None:
+    options = InputOptions(state_type="std_msgs/Float32MultiArray")
+    inputs = Inputs(manifest, options)
+    frame = _frame(inputs, T0)
+    start = time.monotonic()
+    inputs.wait_for_state(frame, 0.05)
+    assert time.monotonic() - start >= 0.045
+    threading.Timer(0.05, lambda: inputs.on_state(_array(7), T0 + 1)).start()
+    inputs.wait_for_state(frame, 5.0)
+    assert time.monotonic() - start < 2.0
+    state = inputs.state(frame)
+    assert state is not None
+    assert state.tolist() == [7.0]
+
+
+def test_a_plan_is_used_up_block_by_block(manifest: Manifest) -> None:
+    inputs = Inputs(manifest, InputOptions())
+    plan = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+
+    def planned(stamp: int) -> list[list[float]] | None:
+        frame = Frame(message=_image(stamp), stamp_ns=stamp, received_ns=stamp)
+        left = inputs.observation(frame).planned
+        return None if left is None else left.tolist()
+
+    assert planned(T0) is None
+    inputs.on_plan(_array(*plan.reshape(-1)), T0 + 30_000_000)  # made from the frame at T0
+    assert planned(T0 + 1) == plan.tolist()
+    assert planned(T0 + PERIOD) == plan[1:].tolist()
+    assert planned(T0 + 2 * PERIOD) == plan[2:].tolist()
+    assert planned(T0 + 3 * PERIOD) is None
+    inputs.on_plan(_array(1, 2, 3), T0 + 3 * PERIOD)
+    assert planned(T0 + 3 * PERIOD + 1) == [[1.0, 2.0, 3.0]]  # the session says that it is none
+    inputs.on_plan(_array(), T0 + 3 * PERIOD)
+    assert planned(T0 + 3 * PERIOD + 2) is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node asks of the middleware: `RclpyBackend` in ros/jepa_ros, `DdsBackend` in jepa_edge.dds.
+"""What a node asks of the middleware: RclpyBackend (ros/jepa_ros) or DdsBackend (jepa_edge.dds).
 
 Names are as in ROS 2: "image" is relative to the node's namespace, "~/flag" private, "/flag"
 absolute; types are "package/msg/Type", "package/srv/Type", "package/action/Type". A message is an

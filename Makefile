@@ -11,10 +11,12 @@ SOURCES := pyproject.toml CMakeLists.txt csrc/CMakeLists.txt $(VENV)/.modules \
 
 # An editable install knows the modules that were there when it was made: install again when the
 # list of them changes.
-MODULES := $(shell find jepa_edge export calibration ros -name '*.py' -o -name '*.msg' | sort)
+MODULES := $(shell find jepa_edge export calibration ros -name '*.py' -o -name '*.msg' -o -name '*.srv' -o -name '*.action' | sort)
 ifneq ($(MODULES),$(shell cat $(VENV)/.modules 2>/dev/null))
   $(shell mkdir -p $(VENV) && echo $(MODULES) > $(VENV)/.modules)
 endif
+
+CSRC = $(shell find csrc -name '*.?pp' -o -path 'csrc/mcu/*.[ch]')
 
 .PHONY: demo test bench safety lint format clean tools
 
@@ -41,12 +43,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	rm -rf build/lint && $(BIN)/pip install --quiet --no-deps --target build/lint .
 	cd build/lint && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.?pp')
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell find csrc -name '*.?pp')
+	$(BIN)/clang-format -i $(CSRC)
 
 clean:
 	rm -rf $(VENV) build dist runs

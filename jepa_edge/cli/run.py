@@ -10,10 +10,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from jepa_edge.cli import stop
+from jepa_edge.cli.bag_options import bag_options, read_bag_options
 from jepa_edge.cli.common import BUNDLE, SEED
 from jepa_edge.errors import CalibrationError, InputError
 
@@ -35,8 +37,8 @@ Exit codes: 0 the source ended; 2 bad input, one line on stderr.
 @click.option(
     "--source",
     required=True,
-    metavar="DIR|VIDEO|MCAP|sim:NAME",
-    help="Recording directory, video file, .mcap file or rosbag2 directory, or a simulator: "
+    metavar="DIR|VIDEO|BAG|sim:NAME",
+    help="Recording directory, video file, rosbag2 directory or .mcap file, or a simulator: "
     "sim:pusht, sim:reacher.",
 )
 @click.option(
@@ -81,6 +83,15 @@ Exit codes: 0 the source ended; 2 bad input, one line on stderr.
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one per frame.")
 @click.option("--jsonl", type=BUNDLE, help="Also write JSON lines to this file.")
 @click.option("--mcap", type=BUNDLE, help="Also write frames, actions and flags to this MCAP file.")
+@click.option("--serial", metavar="PORT", help="Also send flags to this port, e.g. /dev/ttyACM0.")
+@click.option("--baud", default=115200, show_default=True, help="Serial: bits per second.")
+@click.option(
+    "--serial-protocol",
+    type=click.Choice(["jepa", "mavlink"]),
+    default="jepa",
+    show_default=True,
+    help="Serial: our own frames (docs/serial.md) or MAVLink (docs/autopilot.md).",
+)
 @click.option("--episode", default=0, show_default=True, help="Recording: which episode.")
 @click.option("--steps", default=40, show_default=True, help="Simulator: action blocks to run.")
 @click.option(
@@ -90,8 +101,7 @@ Exit codes: 0 the source ended; 2 bad input, one line on stderr.
 )
 @click.option("--actions", type=BUNDLE, help="Video: .npy file (T, A) of the commanded actions.")
 @click.option("--resize", is_flag=True, help="Video: scale frames to the model's size.")
-@click.option("--image-topic", help="MCAP: image topic, if there are several.")
-@click.option("--action-topic", help="MCAP: action topic, if there are several.")
+@bag_options
 def command(
     bundle: Path,
     source: str,
@@ -108,13 +118,15 @@ def command(
     as_json: bool,
     jsonl: Path | None,
     mcap: Path | None,
+    serial: str | None,
+    baud: int,
+    serial_protocol: str,
     episode: int,
     steps: int,
     fault: str | None,
     actions: Path | None,
     resize: bool,
-    image_topic: str | None,
-    action_topic: str | None,
+    **bag: Any,
 ) -> None:
     """Stream SOURCE through BUNDLE: encode, predict, compare, flag."""
     from jepa_edge.bundle import Bundle
@@ -154,8 +166,7 @@ def command(
             episode=episode,
             actions=actions,
             resize=resize,
-            image_topic=image_topic,
-            action_topic=action_topic,
+            bag=read_bag_options(**bag),
             fault=fault,
             steps=steps,
             seed=seed,
@@ -178,8 +189,13 @@ def command(
         if mcap is not None:
             from jepa_edge.sinks.mcap import mcap_sink
 
-            color = model.manifest.observation.color
-            sinks.append(stack.enter_context(mcap_sink(mcap, color=color)))
+            sinks.append(stack.enter_context(mcap_sink(mcap, model, monitor, config)))
+        if serial is not None:
+            from jepa_edge.serial.config import LinkConfig, LinkProtocol
+            from jepa_edge.serial.sink import link_status, serial_sink
+
+            link = LinkConfig(port=serial, baud=baud, protocol=LinkProtocol(serial_protocol))
+            sinks.append(stack.enter_context(serial_sink(link, link_status(model, monitor))))
         if jsonl is not None:
             sinks.append(json_lines(stack.enter_context(jsonl.open("wb"))))
         due_s = time.monotonic()

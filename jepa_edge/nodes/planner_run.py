@@ -31,12 +31,12 @@ _LOOK_S = 0.02
 class Status(IntEnum):
     """As in PlanLatent.action."""
 
-    PLANNED = 0
-    REACHED = 1
-    NOT_TRUSTED = 2
-    NO_STATE = 3
-    BAD_GOAL = 4
-    FAILED = 5
+    FAILED = 0
+    PLANNED = 1
+    REACHED = 2
+    NOT_TRUSTED = 3
+    NO_STATE = 4
+    BAD_GOAL = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

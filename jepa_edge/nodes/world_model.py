@@ -79,7 +79,8 @@ class WorldModelNode:
         self._active: tuple[Closable, ...] | None = None
 
     def configure(self) -> None:
-        """Load the bundle, then advertise topics and services.
+        """Load the bundle, then advertise topics and services; parameters cannot be set until
+        `cleanup`.
 
         Raises JepaEdgeError, one line, when the parameters, the bundle or its calibration do not
         allow it; nothing is left behind then.
@@ -102,6 +103,7 @@ class WorldModelNode:
         except Exception:
             _close(opened)
             raise
+        self._backend.freeze_parameters(True)
         logger.info(
             "%s: %s %s at %g Hz, %s",
             self._backend.name,
@@ -112,12 +114,11 @@ class WorldModelNode:
         )
 
     def activate(self) -> None:
-        """Subscribe and start. Parameters cannot be set until `deactivate`."""
+        """Subscribe and start."""
         parts = self._ready()
         if self._active is not None:
             raise InputError("the node is active already")
         backend, settings, inputs, loop = self._backend, parts.settings, parts.inputs, parts.loop
-        backend.freeze_parameters(True)
         loop.start()
 
         def now_ns() -> int:
@@ -141,7 +142,6 @@ class WorldModelNode:
         except Exception:
             _close(opened)
             loop.stop()
-            backend.freeze_parameters(False)
             raise
         self._active = tuple(opened)
 
@@ -152,7 +152,6 @@ class WorldModelNode:
         active, self._active = self._active, None
         _close(active)
         self._ready().loop.stop()
-        self._backend.freeze_parameters(False)
 
     def cleanup(self) -> None:
         """Let go of bundle, topics and services; a latched level is forgotten with the session."""
@@ -160,6 +159,7 @@ class WorldModelNode:
             raise InputError("the node is active; deactivate it first")
         parts, self._configured = self._ready(), None
         _close(parts.closables)
+        self._backend.freeze_parameters(False)
 
     def close(self) -> None:
         """End it, whatever its state; twice does no harm."""

@@ -14,7 +14,7 @@ from jepa_edge.flags import Level
 from jepa_edge.session import Flag, Observation, Update
 from jepa_edge.sinks import Sink
 
-_STYLES = {
+LEVEL_STYLES = {
     Level.UNKNOWN: "white on grey37",
     Level.NOMINAL: "black on green3",
     Level.CAUTION: "black on yellow3",
@@ -100,7 +100,7 @@ def _table(title: str, updates: Sequence[Update]) -> Any:
         table.add_row(
             str(flag.seq),
             f"{flag.stamp_s:.2f}",
-            Text(f" {flag.level.name:8s}", style=_STYLES[flag.level]),
+            Text(f" {flag.level.name:8s}", style=LEVEL_STYLES[flag.level]),
             f"{flag.score:.2f} / {flag.caution_threshold:.2f}",
             spread,
             f"{1e3 * flag.latency_s:.1f}",

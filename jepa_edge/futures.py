@@ -172,8 +172,8 @@ class CalibratedSampler:
     """Any sampler, with spread, bound and usual spread of its futures calibrated per horizon.
 
     Older latents than the model's history, RECENT at best, sharpen the spread; without them it
-    rests on the sampler's variance alone. Bound and usual spread are None unless as many samples and latents are
-    used as it was calibrated with.
+    rests on the sampler's variance alone. Bound and usual spread are None unless as many samples
+    and latents are used as it was calibrated with.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -100,7 +101,7 @@ class LatchReset:
 
 
 class Session:
-    """Drives a world model frame by frame: one session per stream.
+    """Drives a world model frame by frame: one session per stream. config: the limits that hold.
 
     Not thread-safe, but for `stalled`.
     """
@@ -125,20 +126,20 @@ class Session:
             monitor.reset()
         self.model = model
         self.monitor = monitor
-        self.config = config or SessionConfig()
         self._clock = clock
         self._timer = timer
-        manifest, limits = model.manifest, self.config
+        manifest = model.manifest
         period_s = 1.0 / manifest.observation.rate_hz
+        limits = (config or SessionConfig()).resolved(period_s, live=clock is not None)
+        self.config = limits
         self._time = TimeCheck(
             period_s=period_s,
-            max_age_s=1.5 * period_s if limits.max_age_s is None else limits.max_age_s,
+            max_age_s=cast(float, limits.max_age_s),
             min_gap_periods=limits.min_gap_periods,
             max_gap_periods=limits.max_gap_periods,
             clock=clock,
         )
-        live_limit_s = math.inf if clock is None else period_s
-        self._max_latency_s = live_limit_s if limits.max_latency_s is None else limits.max_latency_s
+        self._max_latency_s = math.inf if limits.max_latency_s is None else limits.max_latency_s
         self._slow_steps = 0
         warm_up = first_step(manifest.history)
         self._rules = Rules(warm_up=warm_up, fall_after=limits.fall_after, latch=limits.latch)

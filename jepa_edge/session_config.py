@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Level
+
+MAX_AGE_PERIODS = 2.0
+"""How old input may be unless set. A flag holds as long: with a period until the next frame, a
+step may take the other one, which is where overload begins."""
 
 MAX_HORIZON = 100
 """Most steps that futures are sampled ahead."""
@@ -17,7 +21,7 @@ MAX_HORIZON = 100
 class SessionConfig:
     """Limits of the loop. Times in seconds; periods are 1 / rate of the model's training data.
 
-    max_age_s: an older frame is stale; None stands for 1.5 periods. min_gap_periods,
+    max_age_s: an older frame is stale; None stands for MAX_AGE_PERIODS. min_gap_periods,
     max_gap_periods: stamps nearer together or farther apart than this, or a step back, are a clock
     jump. max_latency_s: steps that take longer, several in a row, are an overload; None stands for
     one period, and for no limit in a session without a clock. fall_after: calmer frames before the
@@ -54,6 +58,18 @@ class SessionConfig:
         for name, good, expected in checks:
             if not good:
                 raise InputError(f"{name} is {getattr(self, name)}, expected {expected}")
+
+    def resolved(self, period_s: float, *, live: bool) -> SessionConfig:
+        """Return the limits that hold. period_s: of the model. live: whether there is a clock.
+
+        max_latency_s stays None where nothing limits it.
+        """
+        age_s, latency_s = self.max_age_s, self.max_latency_s
+        return replace(
+            self,
+            max_age_s=MAX_AGE_PERIODS * period_s if age_s is None else age_s,
+            max_latency_s=period_s if latency_s is None and live else latency_s,
+        )
 
 
 def _positive(number: float | None) -> bool:

@@ -28,9 +28,9 @@ class SpreadCalibration:
     error that follows the innovations of late, in [0, 1]. radius: (H,) float32, the realized error
     stays below radius x spread with probability 1 - alpha; None before it was conformalized.
     usual: (H,) float32, what the spread itself stays below on nominal runs with probability
-    1 - alpha; None without a radius. alpha: 0 without a radius. samples, latents: futures and latents of history that the radius was
-    found with, 0 without one; a spread of others has another error. Horizons beyond H take the last
-    numbers.
+    1 - alpha; None without a radius. alpha: 0 without a radius. samples, latents: futures and
+    latents of history that the radius was found with, 0 without one; a spread of others has another
+    error. Horizons beyond H take the last numbers.
     """
 
     scale: NDArray[np.float32]

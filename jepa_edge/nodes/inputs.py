@@ -22,6 +22,7 @@ from jepa_edge.nodes.grid import FrameGrid
 from jepa_edge.nodes.images import decode_image
 from jepa_edge.nodes.messages import seconds, stamp_ns
 from jepa_edge.session import Observation
+from jepa_edge.session_config import MAX_AGE_PERIODS
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ class InputOptions:
     Float32MultiArray. action_timeout_s: longest that a command is held beyond its own time; 0 for
     half a period of the model where it is a whole block, else a period. sync_slop_s: how far from
     the image a state may be. image_fit: "exact", "crop" or "stretch". min_gap_periods,
-    max_gap_periods, max_age_s: the session's limits; max_age_s of 0 stands for 1.5 periods. Raises
-    InputError for what cannot be.
+    max_gap_periods, max_age_s: the session's limits; max_age_s of 0 stands for MAX_AGE_PERIODS.
+    Raises InputError for what cannot be.
     """
 
     action_type: str = ARRAY
@@ -125,7 +126,7 @@ class Inputs:
             timeout_ns=round(1e9 * options.action_timeout_s),
         )
         rate_hz = manifest.observation.rate_hz
-        valid_periods = options.max_age_s * rate_hz or 1.5
+        valid_periods = options.max_age_s * rate_hz or MAX_AGE_PERIODS
         self._grid = FrameGrid(
             self._period_ns,
             options.min_gap_periods,

@@ -17,6 +17,7 @@ from jepa_edge.latent_variable import Futures
 from jepa_edge.manifest import calibration_name
 from jepa_edge.monitor import Monitor
 from jepa_edge.session import Flag
+from jepa_edge.session_config import SessionConfig
 from jepa_edge.world_model import WorldModel
 
 Make = Callable[..., Any]
@@ -163,15 +164,16 @@ def model_info_message(
     monitor: Monitor | None,
     header: Any,
     *,
-    horizon: int,
+    limits: SessionConfig,
     signed_by: str = "",
 ) -> Any:
     """Return the ModelInfo of what judges.
 
-    horizon: steps predicted per frame, 0 when none are. signed_by: id of the key that the bundle's
+    limits: `Session.config`. signed_by: id of the key that the bundle's
     signature was checked with.
     """
     manifest, bundle = model.manifest, model.bundle
+    limits = limits.resolved(1.0 / manifest.observation.rate_hz, live=False)
     observation, action = manifest.observation, manifest.action
     thresholds = None if monitor is None else monitor.calibration.thresholds
     budget_steps = 0
@@ -210,7 +212,16 @@ def model_info_message(
         action_block=action.block,
         action_names=list(action.names),
         action_units=action.units,
-        horizon=horizon,
+        horizon=limits.horizon if limits.samples else 0,
+        max_age=limits.max_age_s,
+        min_gap_periods=limits.min_gap_periods,
+        max_gap_periods=limits.max_gap_periods,
+        max_latency=math.inf if limits.max_latency_s is None else limits.max_latency_s,
+        fall_after=limits.fall_after,
+        latch=int(Level.UNKNOWN if limits.latch is None else limits.latch),
+        domain_tolerance=limits.domain_tolerance,
+        samples=limits.samples,
+        seed=limits.seed,
     )
 
 

@@ -36,7 +36,7 @@ from jepa_edge.nodes.planner_run import PlanRun, World
 from jepa_edge.nodes.planner_state import State, StateHistory
 from jepa_edge.nodes.qos import Qos
 from jepa_edge.planner import goal_energy
-from jepa_edge.session_config import MAX_HORIZON
+from jepa_edge.session_config import MAX_AGE_PERIODS, MAX_HORIZON
 from jepa_edge.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ class PlannerNode:
         )
         self._planner = make_planner(self._model, values)
         self._model.own_engine()  # loaded now, not with the first request
-        age_s = cast(float, values["max_state_age_s"]) or 1.5 / manifest.observation.rate_hz
+        usual_s = MAX_AGE_PERIODS / manifest.observation.rate_hz
+        age_s = cast(float, values["max_state_age_s"]) or usual_s
         self._states = StateHistory(manifest, round(age_s * SECOND_NS))
         self._flags = FlagWatch(round(MAX_VALID_FOR_S * SECOND_NS))
         self._flag = backend.make(FLAG)

@@ -163,7 +163,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         name="max_state_age_s",
         default=0.0,
-        description="An older latent is nothing to plan from, s; 0 for 1.5 periods of the model.",
+        description="An older latent is nothing to plan from, s; 0 for 2 periods of the model.",
         low=0.0,
         high=3600.0,
     ),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,7 +184,7 @@ class WorldModelNode:
         """Advertise everything; what is opened goes onto the list at once."""
         backend, values, model = self._backend, settings.values, session.model
         period_s = 1.0 / model.manifest.observation.rate_hz
-        valid_for_s = settings.session.max_age_s or 1.5 * period_s
+        valid_for_s = cast(float, session.config.max_age_s)
         outputs = _Outputs(backend, settings, period_s, valid_for_s, opened)
         diagnostic = Diagnostics(
             name=backend.name,
@@ -212,7 +212,7 @@ class WorldModelNode:
                 model,
                 session.monitor,
                 header(backend.make, backend.now_ns(), str(values["frame_id"])),
-                horizon=settings.session.horizon if settings.session.samples else 0,
+                limits=session.config,
                 signed_by=signed_by,
             )
         )

@@ -148,7 +148,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         default=0.0,
         low=0.0,
         high=3600.0,
-        description="Older input is stale, and a flag is valid for that long; 0 for 1.5 periods "
+        description="Older input is stale, and a flag is valid for that long; 0 for 2 periods "
         "of the model.",
     ),
     Parameter(

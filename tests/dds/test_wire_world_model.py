@@ -25,7 +25,7 @@ from jepa_edge.session import Observation, Session, SessionConfig
 from jepa_edge.world_model import WorldModel
 
 DOMAIN = 50
-PERIOD_S, VALID_S, LIMIT_S = 0.2, 0.3, 0.05
+PERIOD_S, VALID_S, LIMIT_S = 0.2, 0.4, 0.05
 WARM_UP = 3
 FLAG = "jepa_msgs/msg/ConfidenceFlag"
 IMAGE, ARRAY = "sensor_msgs/msg/Image", "std_msgs/msg/Float32MultiArray"

@@ -81,7 +81,7 @@ def test_everything_published_is_what_a_session_says(
             assert math.isnan(flag.innovation)
         assert (flag.episode_steps, flag.budget_period) == (said.episode_steps, said.budget_period)
         assert flag.episode == 0
-        assert flag.valid_for.sec * 10**9 + flag.valid_for.nanosec == 300_000_000
+        assert flag.valid_for.sec * 10**9 + flag.valid_for.nanosec == 400_000_000
         assert flag.input_age.nanosec == pytest.approx(5_000_000, abs=1000)
         assert 0 < flag.latency.nanosec < 10**9
 
@@ -388,7 +388,7 @@ def test_the_lifecycle_refuses_wrong_orders_and_can_go_round(
         node.close()
         assert bus.offered("jepa/flag")[0].reliable
         assert bus.offered("jepa/flag")[0].depth == 1
-        assert bus.offered("jepa/flag")[0].deadline_s == pytest.approx(0.35)
+        assert bus.offered("jepa/flag")[0].deadline_s == pytest.approx(0.45)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from safetensors.numpy import save
 
+from jepa_edge.bags.recording import open_recording
 from jepa_edge.binding import current_binding
 from jepa_edge.bundle import Bundle, seal, staged_bundle
 from jepa_edge.calibration.assess import assess
@@ -65,7 +66,7 @@ class Fitted:
 
 def calibrate_bundle(
     path: Path | str,
-    data: Path | str,
+    data: Path | str | Recording,
     options: CalibrateOptions | None = None,
     progress: Progress = silent,
     *,
@@ -74,8 +75,8 @@ def calibrate_bundle(
     """Calibrate one variant of a bundle, or all of them, on recorded nominal runs.
 
     path: the bundle, which is replaced as a whole when everything is done; other variants keep
-    their calibrations. data: a recording made at the model's rate. risk_data: other runs, good and
-    bad ones, with a recorded loss; needed with `options.max_risk` and only then.
+    their calibrations. data: a recording made at the model's rate, or bags. risk_data: other runs,
+    good and bad ones, with a recorded loss; needed with `options.max_risk` and only then.
     Raises CalibrationError when there are too few or too short episodes, before any of them is
     encoded, or when they hardly move or differ, InputError when the recording does not fit the
     model, BundleError when the bundle is damaged.
@@ -87,7 +88,11 @@ def calibrate_bundle(
             "both or none: --max-risk needs --risk-data, runs with a recorded loss"
         )
     bundle = Bundle.open(path)
-    recording = Recording(data)
+    recording = (
+        data
+        if isinstance(data, Recording)
+        else open_recording(data, bundle.manifest, horizon=options.fitted_horizon)
+    )
     losses = None if risk_data is None else Recording(risk_data)
     names = list(bundle.manifest.variants) if options.variant == ALL else [options.variant]
     _splits(recording, options)  # refuse before the long part

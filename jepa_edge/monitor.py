@@ -130,13 +130,21 @@ class Monitor:
 
     @property
     def disarmed_reason(self) -> str:
-        """Why the verdicts must not be acted on; empty when they may be. Only `load` clears it."""
+        """Why the verdicts must not be acted on; empty when they may be. Only `load` clears it for
+        a robot, and `arm_as` for a replay."""
         return self._disarmed_reason
 
     @property
     def armed(self) -> bool:
         """Whether the verdicts may be acted on; `disarmed_reason` says why not."""
         return not self.disarmed_reason
+
+    def arm_as(self, disarmed_reason: str) -> None:
+        """Take over whether another machine was armed, to make its flags again at a desk.
+
+        disarmed_reason: why it was not; empty if it was. Nothing may act on verdicts after this.
+        """
+        self._disarmed_reason = disarmed_reason
 
     @property
     def drift_alarmed(self) -> bool:

@@ -28,8 +28,9 @@ _UUID = "unique_identifier_msgs/UUID goal_id\n"
 _SEPARATOR = "---"
 
 
+@functools.cache
 def typestore() -> Typestore:
-    """Return ROS 2 Jazzy's types, the common services and all of jepa_msgs.
+    """Return ROS 2 Jazzy's types, the common services and all of jepa_msgs, parsed once.
 
     A service "pkg/srv/Name" is there as Name_Request, Name_Response and Name_Event, and as Name
     itself, whose hash is the service's; an action likewise with its _Goal, _Result, _Feedback,

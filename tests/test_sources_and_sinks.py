@@ -5,20 +5,26 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from rosbags.rosbag2 import Reader
 
+from jepa_edge.bags.reader import Bag
+from jepa_edge.bags.topics import BagOptions
+from jepa_edge.cli.replay import command as replay
+from jepa_edge.cli.run import command as run
 from jepa_edge.errors import InputError
 from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
 from jepa_edge.ros_types import CONFIDENCE_FLAG, typestore
-from jepa_edge.session import Session
+from jepa_edge.session import Session, SessionConfig
 from jepa_edge.sinks.jsonl import json_lines
-from jepa_edge.sinks.mcap import FLAG_TOPIC, mcap_sink
+from jepa_edge.sinks.mcap import FLAG_TOPIC, INFO_TOPIC, PREDICTION_TOPIC, mcap_sink
 from jepa_edge.sources import SourceOptions, open_source
 from jepa_edge.world_model import WorldModel
 
@@ -74,7 +80,7 @@ def test_an_mcap_written_by_a_session_replays_to_the_same_flags(
     session = Session(model, None)
     mcap = tmp_path / "out.mcap"
     flags = []
-    with mcap_sink(mcap, color="rgb") as sink:
+    with mcap_sink(mcap, model, None, SessionConfig()) as sink:
         for observation in source:
             update = session.step(observation)
             flags.append(update.flag)
@@ -91,7 +97,10 @@ def test_an_mcap_written_by_a_session_replays_to_the_same_flags(
         ]
     assert [message.level for message in stored] == [int(flag.level) for flag in flags]
     assert [message.reasons for message in stored] == [flag.reason_bits for flag in flags]
-    with pytest.raises(InputError, match="exists already"), mcap_sink(mcap, color="rgb"):
+    with (
+        pytest.raises(InputError, match="exists already"),
+        mcap_sink(mcap, model, None, SessionConfig()),
+    ):
         pass
 
 
@@ -100,7 +109,7 @@ def test_a_bag_of_bgr_images_is_turned_around(
 ) -> None:
     source = list(open_source(str(recording), model.manifest, SourceOptions()))
     session = Session(model, None)
-    with mcap_sink(tmp_path / "bgr.mcap", color="bgr") as sink:
+    with mcap_sink(tmp_path / "bgr.mcap", model, None, SessionConfig(), color="bgr") as sink:
         for observation in source:
             sink(observation, session.step(observation))
     replayed = open_source(str(tmp_path / "bgr.mcap"), model.manifest, SourceOptions())
@@ -112,11 +121,12 @@ def test_a_bag_without_the_topic_says_what_it_has(
     recording: Path, model: WorldModel, tmp_path: Path
 ) -> None:
     session = Session(model, None)
-    with mcap_sink(tmp_path / "a.mcap", color="rgb") as sink:
+    with mcap_sink(tmp_path / "a.mcap", model, None, SessionConfig()) as sink:
         for observation in open_source(str(recording), model.manifest, SourceOptions()):
             sink(observation, session.step(observation))
+    elsewhere = SourceOptions(bag=BagOptions(image_topic="/cam"))
     with pytest.raises(InputError, match="/camera/image_raw"):
-        open_source(str(tmp_path / "a.mcap"), model.manifest, SourceOptions(image_topic="/cam"))
+        open_source(str(tmp_path / "a.mcap"), model.manifest, elsewhere)
     damaged = tmp_path / "b.mcap"
     damaged.write_bytes((tmp_path / "a.mcap").read_bytes()[:500])
     with pytest.raises(InputError, match=r"b\.mcap"):
@@ -198,3 +208,29 @@ def test_a_slow_video_keeps_its_own_time(model: WorldModel, tmp_path: Path) -> N
     session = Session(model, None)
     flags = [session.step(observation).flag for observation in observations]
     assert all("clock_jump" in flag.reasons for flag in flags[1:])
+
+
+def test_an_mcap_of_a_calibrated_run_gives_its_flags_again(
+    calibrated_bundle: Path, make_episode: Callable[[int], Episode], tmp_path: Path
+) -> None:
+    with RecordingWriter(tmp_path / "runs", RecordingInfo(rate_hz=5.0, action_dim=4)) as writer:
+        writer.add(make_episode(9005))
+    bundle, mcap = str(calibrated_bundle), str(tmp_path / "out.mcap")
+    runs = ("--source", str(tmp_path / "runs"), "--rate", "0", "--samples", "4", "--mcap", mcap)
+    done = CliRunner().invoke(run, [bundle, *runs], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    again = CliRunner().invoke(replay, [mcap, "--bundle", bundle, "--json"], catch_exceptions=False)
+    told = json.loads(again.stdout)
+    assert (told["same"], told["compared"]) == (True, len(make_episode(9005).frames))
+    assert told["identities"][0] == {"known": True, "differing": [], "numbers": []}
+    bag = Bag(mcap)
+    predictions = [entry.message for entry in bag.messages([PREDICTION_TOPIC])]
+    episode = make_episode(9005)
+    assert predictions
+    for message in predictions:
+        step = round((message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec) * 5.0)
+        held = np.asarray(message.actions).reshape(message.horizon, message.action_dim)
+        assert np.array_equal(held, np.repeat(episode.actions[step - 1][None], 5, axis=0))
+        assert (len(message.spread), len(message.level), message.seq) == (5, 5, step)
+    (info,) = bag.messages([INFO_TOPIC])
+    assert info.message.variant == "fp32"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.bags.recording import open_recording
 from jepa_edge.binding import current_binding
 from jepa_edge.calibration.cache import CacheKey, LatentCache
 from jepa_edge.calibration.conformal import required_episodes
@@ -30,6 +31,7 @@ from jepa_edge.calibration.evaluation.sources import (
 )
 from jepa_edge.calibration.evaluation.work import encode_episodes
 from jepa_edge.calibration_file import Calibration
+from jepa_edge.channels import LONG
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.faults import inject_recorded
 from jepa_edge.progress import Progress
@@ -67,6 +69,7 @@ class Episodes:
         self.options, self.progress = options, progress
         self.binding = current_binding(model)
         self.nominal_sha256 = self._checked(nominal)
+        self._opened: dict[Path, Recording] = {}
         self._cache = LatentCache(directory=options.cache)
         self.lengths = episode_lengths(nominal)
         if self.nominal_sha256 == calibration.data_sha256:
@@ -91,7 +94,7 @@ class Episodes:
         longest = self.nominal.load(int(np.argmax(self.lengths)))
         for request in requests:
             if request.path is not None:
-                self._check_recorded(Recording(request.path), request.onset)
+                self._check_recorded(self._open(request.path), request.onset)
             elif request.simulator is not None:
                 check_simulator(request.simulator, manifest)
                 self._check_simulated(request)
@@ -119,7 +122,7 @@ class Episodes:
         simulated: dict[str, int] = {}
         for request in requests:
             if request.path is not None:
-                recording = Recording(request.path)
+                recording = self._open(request.path)
                 sha256 = self._checked(recording)
                 encoded = self._encode(recording, sha256, request.name)
                 cluster, offset = offset + np.arange(len(encoded)), offset + len(encoded)
@@ -215,9 +218,18 @@ class Episodes:
             self.progress,
         )
 
+    def _open(self, path: Path) -> Recording:
+        """Open recorded runs, bags too; once each, for bags are converted."""
+        if path not in self._opened:
+            horizon = max(len(self.calibration.radii[0].energies), LONG)
+            self._opened[path] = open_recording(
+                path, self.model.manifest, self.options.bag, horizon=horizon
+            )
+        return self._opened[path]
+
     def _calibration_runs(self, path: Path) -> Recording:
         """Open the calibration's own recording. Raises InputError when it is another one."""
-        recording, expected = Recording(path), self.calibration.data_sha256
+        recording, expected = self._open(path), self.calibration.data_sha256
         sha256 = self._checked(recording)
         if sha256 != expected:
             raise InputError(

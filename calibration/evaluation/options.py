@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from jepa_edge.bags.topics import BagOptions
 from jepa_edge.errors import InputError
 
 
@@ -18,7 +19,8 @@ class EvaluateOptions:
     calibration's own recording, which baselines are fitted on; None leaves them out. samples:
     futures per window in the forecast metrics; fewer than 32 flatter them. windows: most windows
     per nominal episode there. cache: directory for encoded episodes, or None. seed: of faults,
-    samples and bootstrap. workers: threads that encode and score.
+    samples and bootstrap. workers: threads that encode and score. bag: how bags among the recorded
+    runs are read; None for what fits.
     Raises InputError when a number is out of range.
     """
 
@@ -30,6 +32,7 @@ class EvaluateOptions:
     cache: Path | None = None
     seed: int = 0
     workers: int = 2
+    bag: BagOptions | None = None
     command: str = ""
 
     def __post_init__(self) -> None:

@@ -26,6 +26,9 @@ _VERBS = (
     "sign",
     "verify",
     "run",
+    "serve",
+    "replay",
+    "serial",
     "inspect",
 )
 
@@ -37,6 +40,12 @@ From a checkpoint to flags:
   jepa-edge calibrate pusht.jepa --data data/nominal --alpha 0.05
   jepa-edge evaluate pusht.jepa --nominal data/held-out --faults all --out evaluation
   jepa-edge run pusht.jepa --source sim:pusht --fault occlusion@20
+
+\b
+On the robot, with ROS 2 or without it:
+  jepa-edge serve pusht.jepa --image-topic /camera/image_raw --with safety_gate
+  jepa-edge replay incident.bag --bundle pusht.jepa
+  jepa-edge serial monitor /dev/ttyUSB0
 
 \b
 Exit codes:

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from jepa_edge.cli.bag_options import bag_options, read_bag_options, tell_left_out
 from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, needs_extra, print_json, progress_bars
 
 _EPILOG = """\b
 Examples:
   jepa-edge calibrate pusht.jepa --data data/nominal --alpha 0.05
   jepa-edge calibrate pusht.jepa --data data/nominal --variant int8 --json
+  jepa-edge calibrate pusht.jepa --data bags/nominal --image-topic /camera/image_raw
   jepa-edge calibrate pusht.jepa --data data/nominal --max-risk 0.1 --risk-data data/incidents
 
 \b
@@ -28,7 +31,11 @@ Exit codes: 0 done; 2 bad input, or too few episodes for alpha; the bundle is un
 @click.command("calibrate", epilog=_EPILOG)
 @click.argument("bundle", type=BUNDLE)
 @click.option(
-    "--data", type=BUNDLE, required=True, metavar="DIR", help="Recording of nominal episodes."
+    "--data",
+    type=BUNDLE,
+    required=True,
+    metavar="DIR|BAG",
+    help="Recording of nominal episodes, a bag, or a directory of bags (docs/bags.md).",
 )
 @click.option(
     "--alpha", default=0.05, show_default=True, help="Share of nominal episodes that may alarm."
@@ -58,6 +65,7 @@ Exit codes: 0 done; 2 bad input, or too few episodes for alpha; the bundle is un
 @click.option("--samples", default=32, show_default=True, help="Futures per window in the report.")
 @click.option("--cache", type=BUNDLE, metavar="DIR", help="Keep encoded episodes for next time.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of split and fit.")
+@bag_options
 @JSON_OPTION
 def command(
     bundle: Path,
@@ -75,11 +83,14 @@ def command(
     cache: Path | None,
     seed: int,
     as_json: bool,
+    **bag: Any,
 ) -> None:
     """Fit the latent variable of BUNDLE and set its thresholds on recorded nominal runs."""
     with needs_extra("calibration"):
         from jepa_edge.calibration.calibrate import calibrate_bundle
         from jepa_edge.calibration.options import CalibrateOptions
+    from jepa_edge.bags.recording import open_recording
+    from jepa_edge.bundle import Bundle
 
     options = CalibrateOptions(
         alpha=alpha,
@@ -95,7 +106,15 @@ def command(
         cache=cache,
     )
     with progress_bars() as progress:
-        report = calibrate_bundle(bundle, data, options, progress, risk_data=risk_data)
+        recording = open_recording(
+            data,
+            Bundle.open(bundle).manifest,
+            read_bag_options(**bag),
+            horizon=options.fitted_horizon,
+            progress=lambda done, total: progress(f"read {data.name}", done, total),
+        )
+        report = calibrate_bundle(bundle, recording, options, progress, risk_data=risk_data)
+    tell_left_out(recording)
     if as_json:
         print_json(report)
         return

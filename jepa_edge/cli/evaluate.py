@@ -6,10 +6,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from jepa_edge.cli.bag_options import bag_options, read_bag_options, tell_left_out
 from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, needs_extra, print_json, progress_bars
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ Exit codes: 0 done, whatever was found; 2 bad input, or a bundle without calibra
     "--nominal",
     type=BUNDLE,
     required=True,
-    metavar="DIR",
-    help="Recording of nominal episodes that the calibration has not seen.",
+    metavar="DIR|BAG",
+    help="Nominal episodes that the calibration has not seen: a recording, or bags.",
 )
 @click.option("--faults", multiple=True, required=True, metavar="LIST", help="See below.")
 @click.option("--variant", default="auto", show_default=True, help="Calibrated variant; auto.")
@@ -66,6 +67,7 @@ Exit codes: 0 done, whatever was found; 2 bad input, or a bundle without calibra
 @click.option("--samples", default=50, show_default=True, help="Futures per window, 32 or more.")
 @click.option("--workers", default=2, show_default=True, help="Threads that encode and score.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of faults and samples.")
+@bag_options
 @JSON_OPTION
 def command(
     bundle: Path,
@@ -82,6 +84,7 @@ def command(
     workers: int,
     seed: int,
     as_json: bool,
+    **bag: Any,
 ) -> None:
     """Measure what the calibrated monitor of BUNDLE detects, and what it does not."""
     if baselines != (calibration_data is not None):
@@ -89,8 +92,9 @@ def command(
     with needs_extra("calibration"):
         from jepa_edge.calibration.evaluation import EvaluateOptions, evaluate
         from jepa_edge.calibration.evaluation.files import write_files
+    from jepa_edge.bags.recording import open_recording
+    from jepa_edge.channels import LONG
     from jepa_edge.monitor import Monitor
-    from jepa_edge.recording import Recording
     from jepa_edge.world_model import WorldModel
 
     options = EvaluateOptions(
@@ -101,11 +105,22 @@ def command(
         cache=cache,
         seed=seed,
         workers=workers,
+        bag=read_bag_options(**bag),
         command=shlex.join(["jepa-edge", *sys.argv[1:]]),
     )
     model = WorldModel.load(bundle, variant, calibrated_only=True)
+    monitor = Monitor.load(model)
+    horizon = max(len(monitor.calibration.radii[0].energies), LONG)
     with progress_bars() as progress:
-        report = evaluate(model, Monitor.load(model), Recording(nominal), faults, options, progress)
+        recording = open_recording(
+            nominal,
+            model.manifest,
+            options.bag,
+            horizon=horizon,
+            progress=lambda done, total: progress(f"read {nominal.name}", done, total),
+        )
+        report = evaluate(model, monitor, recording, faults, options, progress)
+    tell_left_out(recording)
     if out is not None:
         with needs_extra("calibration"):
             write_files(out, report)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`jepa-edge record`: make a recording with a simulator, or put a fault into one."""
+"""`jepa-edge record`: a recording from a simulator, one with a fault, or a bag from the wire."""
 
 from __future__ import annotations
 
@@ -10,10 +10,26 @@ import click
 from click.core import ParameterSource
 
 from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, print_json, progress_bars
+from jepa_edge.cli.record_dds import record_dds, topics_of
 from jepa_edge.errors import InputError
 
 if TYPE_CHECKING:
     from jepa_edge.faults import Injection
+
+DDS = "dds"
+_SIMULATED = ("recorded", "episodes", "steps", "seed", "fault", "size", "block", "workers")
+_LIVE = (
+    "image_topic",
+    "action_topic",
+    "state_topic",
+    "namespace",
+    "topics",
+    "everything",
+    "storage",
+    "duration",
+    "domain",
+    "localhost",
+)
 
 _EPILOG = """\b
 Examples:
@@ -22,8 +38,11 @@ Examples:
   jepa-edge record sim:reacher --size 64 --block 1 --fault mass:3@15 --out data/heavy
   jepa-edge record --from data/nominal --fault blur:0.05@15 --out data/blur
   jepa-edge record --list-faults
+  jepa-edge record dds --image-topic /camera/image_raw --action-topic /cmd --out run_1
 
 \b
+record dds takes topics from a ROS 2 system, without ROS here, until SIGINT or SIGTERM: what the
+world model node hears and says, so that `jepa-edge replay` can make its flags again (docs/bags.md).
 Exit codes: 0 done; 2 bad input, nothing is left behind.
 """
 
@@ -55,6 +74,22 @@ Exit codes: 0 done; 2 bad input, nothing is left behind.
     "[simulators: 2 for pusht, 1 for reacher]",
 )
 @click.option("--workers", default=1, show_default=True, help="Processes.")
+@click.option("--image-topic", metavar="TOPIC", help="dds: the camera's.  [default: image]")
+@click.option("--action-topic", metavar="TOPIC", help="dds: the commands'.  [default: action]")
+@click.option("--state-topic", metavar="TOPIC", help="dds: the robot's state.  [default: state]")
+@click.option("--namespace", default="/", show_default=True, help="dds: namespace of the node.")
+@click.option("--topic", "topics", multiple=True, help="dds: one more topic; may be repeated.")
+@click.option("--all", "everything", is_flag=True, help="dds: all topics of known types.")
+@click.option(
+    "--storage",
+    type=click.Choice(["mcap", "sqlite3"]),
+    default="mcap",
+    show_default=True,
+    help="dds: file format of the bag.",
+)
+@click.option("--duration", type=float, metavar="S", help="dds: end after so many seconds.")
+@click.option("--domain", type=int, help="dds: DDS domain.  [default: $ROS_DOMAIN_ID, else 0]")
+@click.option("--localhost", is_flag=True, help="dds: stay on this machine.")
 @JSON_OPTION
 def command(
     source: str | None,
@@ -68,21 +103,47 @@ def command(
     size: int,
     block: int | None,
     workers: int,
+    image_topic: str | None,
+    action_topic: str | None,
+    state_topic: str | None,
+    namespace: str,
+    topics: tuple[str, ...],
+    everything: bool,
+    storage: str,
+    duration: float | None,
+    domain: int | None,
+    localhost: bool,
     as_json: bool,
 ) -> None:
     """Record nominal or faulty episodes of SOURCE (sim:pusht, sim:reacher) under its policy.
 
-    With --from, put a fault into the episodes of an existing recording instead.
+    With --from, put a fault into the episodes of an existing recording instead. With SOURCE dds,
+    record live topics into a rosbag2 directory.
     """
     if list_faults:
         _list_faults(as_json)
         return
     if out is None:
         raise InputError("record needs --out, the directory to create")
+    if source == DDS:
+        _refuse(f"record {DDS}", _SIMULATED)
+        record_dds(
+            out,
+            None
+            if everything
+            else topics_of(namespace, image_topic, action_topic, state_topic, topics),
+            storage=storage,
+            duration_s=duration,
+            domain=domain,
+            localhost=localhost,
+            as_json=as_json,
+        )
+        return
+    _refuse("record without dds", _LIVE)
     if (source is None) == (recorded is None):
         raise InputError(
             f"record got source {source} and --from {recorded}; expected one of them: "
-            "a simulator such as sim:pusht, or a recording"
+            "a simulator such as sim:pusht, dds for live topics, or a recording"
         )
     from jepa_edge.faults import parse_fault
 
@@ -90,7 +151,7 @@ def command(
     if recorded is not None:
         if injection is None:
             raise InputError("record --from needs --fault; see record --list-faults")
-        _only_for_simulators("episodes", "steps", "size", "workers")
+        _refuse("record --from", ("episodes", "steps", "size", "workers"))
         episodes, longest = _inject(recorded, out, injection, seed, block)
         done = f"{out}: {episodes} episodes of up to {longest} steps with {injection}"
         result = {"out": str(out), "episodes": episodes, "steps": longest, "seed": seed}
@@ -104,15 +165,17 @@ def command(
         click.echo(done)
 
 
-def _only_for_simulators(*options: str) -> None:
-    """Raise InputError when one of these options was given: a recording already has its own."""
+def _refuse(what: str, options: tuple[str, ...]) -> None:
+    """Raise InputError when one of these options was given where nothing listens to it."""
     context = click.get_current_context()
     default = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-    given = [f"--{name}" for name in options if context.get_parameter_source(name) not in default]
+    given = [
+        max(option.opts, key=len)
+        for option in context.command.params
+        if option.name in options and context.get_parameter_source(option.name) not in default
+    ]
     if given:
-        raise InputError(
-            f"record --from got {', '.join(given)}, which the recording decides; leave it out"
-        )
+        raise InputError(f"{what} has no use for {', '.join(given)}; leave it out")
 
 
 def _simulate(

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images, actions, embeddings and flags as ROS 2 messages in one MCAP file.
+"""Images, actions, embeddings, predictions and flags as ROS 2 messages in one MCAP file.
 
-The file opens in Foxglove and `ros2 bag`, and is itself a source: `jepa-edge run --source`.
-Needs the extra `mcap`; needs no ROS.
+The file opens in Foxglove and `ros2 bag`, and is itself a source: `jepa-edge run --source`,
+`jepa-edge replay`. Needs the extra `mcap`; needs no ROS.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,30 +16,55 @@ from typing import Any
 
 import numpy as np
 
-from jepa_edge.channels import CHANNELS
 from jepa_edge.errors import InputError
-from jepa_edge.flags import Reason
-from jepa_edge.ros_types import ACTION, CONFIDENCE_FLAG, IMAGE, STATE_EMBEDDING, typestore
+from jepa_edge.monitor import Monitor
+from jepa_edge.nodes.messages import (
+    EMBEDDING,
+    FLAG,
+    IMAGE,
+    MODEL_INFO,
+    PREDICTION,
+    embedding_message,
+    flag_message,
+    header,
+    model_info_message,
+    nanoseconds,
+    prediction_message,
+)
+from jepa_edge.ros_types import ACTION, make, typestore
 from jepa_edge.session import Flag, Observation, Update
-from jepa_edge.sinks import Sink
+from jepa_edge.session_config import SessionConfig
+from jepa_edge.world_model import WorldModel
 
 IMAGE_TOPIC = "/camera/image_raw"
 ACTION_TOPIC = "/jepa/action"
 EMBEDDING_TOPIC = "/jepa/embedding"
+PREDICTION_TOPIC = "/jepa/prediction"
 FLAG_TOPIC = "/jepa/flag"
+INFO_TOPIC = "/jepa/model_info"
 
 
 @contextmanager
-def mcap_sink(path: Path, *, color: str, frame_id: str = "camera") -> Iterator[Sink]:
+def mcap_sink(
+    path: Path,
+    model: WorldModel,
+    monitor: Monitor | None,
+    config: SessionConfig,
+    *,
+    color: str | None = None,
+    frame_id: str = "camera",
+    option: str = "--mcap",
+) -> Iterator[McapWriter]:
     """Yield a sink that writes one MCAP file, which appears when the session ends well.
 
-    color: channel order of the frames, "rgb" or "bgr". frame_id: of every header. The writer
-    stores no checksums: keep a digest beside a file that has to prove itself later.
+    model, monitor, config: what judges, and how; the file tells. color: channel order of the
+    frames, "rgb" or "bgr"; None for the model's. frame_id: of every header. option: that named the
+    path. The writer stores no checksums: keep a digest beside a file that has to prove itself.
     Raises InputError when the file exists or its directory does not, MissingDependencyError
     without rosbags.
     """
     if path.exists():
-        raise InputError(f"{path} exists already; remove it or choose another --mcap")
+        raise InputError(f"{path} exists already; remove it or choose another {option}")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is no directory; make it first")
     store = typestore()
@@ -49,100 +73,122 @@ def mcap_sink(path: Path, *, color: str, frame_id: str = "camera") -> Iterator[S
     with tempfile.TemporaryDirectory(prefix=".mcap.", dir=path.resolve().parent) as staging:
         bag = Path(staging) / "bag"
         with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-            yield _MessageWriter(writer, store, encoding=color + "8", frame_id=frame_id).write
+            yield McapWriter(
+                writer,
+                store,
+                model,
+                monitor,
+                encoding=(color or model.manifest.observation.color) + "8",
+                frame_id=frame_id,
+                config=config,
+            )
         os.replace(next(bag.glob("*.mcap")), path)
 
 
-class _MessageWriter:
-    """Turns steps into ROS 2 messages on the topics above."""
+class McapWriter:
+    """A sink that turns steps into ROS 2 messages on the topics above."""
 
-    def __init__(self, writer: Any, store: Any, *, encoding: str, frame_id: str) -> None:
+    def __init__(
+        self,
+        writer: Any,
+        store: Any,
+        model: WorldModel,
+        monitor: Monitor | None,
+        *,
+        encoding: str,
+        frame_id: str,
+        config: SessionConfig,
+    ) -> None:
         self._writer = writer
         self._store = store
+        self._make = make(store)
+        self._model = model
+        self._monitor = monitor
         self._encoding = encoding
         self._frame_id = frame_id
+        self._config = config
+        self._period_s = 1.0 / model.manifest.observation.rate_hz
+        self._named = False
         self._connections = {
             topic: writer.add_connection(topic, kind, typestore=store)
             for topic, kind in (
+                (INFO_TOPIC, MODEL_INFO),
                 (ACTION_TOPIC, ACTION),
                 (IMAGE_TOPIC, IMAGE),
-                (EMBEDDING_TOPIC, STATE_EMBEDDING),
-                (FLAG_TOPIC, CONFIDENCE_FLAG),
+                (EMBEDDING_TOPIC, EMBEDDING),
+                (PREDICTION_TOPIC, PREDICTION),
+                (FLAG_TOPIC, FLAG),
             )
         }
 
-    def write(self, observation: Observation, update: Update) -> None:
+    def __call__(self, observation: Observation, update: Update) -> None:
         """Append the frame, the action that led to it, the embedding and the flag."""
-        types = self._store.types
-        stamp_ns = round(observation.stamp_s * 1e9)
-        header = self._header(stamp_ns)
-        if observation.action is not None:
-            layout = types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
-            data = np.asarray(observation.action, np.float32)
-            self._put(ACTION_TOPIC, stamp_ns, types[ACTION](layout=layout, data=data))
-        frame = np.ascontiguousarray(observation.frame, dtype=np.uint8)
-        image = types[IMAGE](
-            header=header,
-            height=frame.shape[0],
-            width=frame.shape[1],
-            encoding=self._encoding,
-            is_bigendian=0,
-            step=frame.shape[1] * 3,
-            data=frame.reshape(-1),
-        )
-        self._put(IMAGE_TOPIC, stamp_ns, image)
-        flag = self._flag(update.flag)
+        self.write(observation, update, nanoseconds(observation.stamp_s))
+
+    def write(self, observation: Observation, update: Update, stamp_ns: int) -> None:
+        """Append a step whose frame has this stamp, nanoseconds."""
+        self._action(observation, stamp_ns)
+        head = self._header(stamp_ns)
+        if observation.frame.ndim == 3 and observation.frame.dtype == np.uint8:
+            frame = np.ascontiguousarray(observation.frame, dtype=np.uint8)
+            image = self._make(
+                IMAGE,
+                header=head,
+                height=frame.shape[0],
+                width=frame.shape[1],
+                encoding=self._encoding,
+                step=frame.shape[1] * 3,
+                data=frame.reshape(-1),
+            )
+            self._put(IMAGE_TOPIC, stamp_ns, image)
+        flag = flag_message(self._make, update.flag, head)
         if update.embedding is not None:
-            embedding = types[STATE_EMBEDDING](
-                header=header,
-                tokens=update.embedding.shape[0],
-                dim=update.embedding.shape[1],
-                latent=update.embedding.reshape(-1),
-                flag=flag,
+            embedding = embedding_message(
+                self._make, update.embedding, head, flag, action=observation.action
             )
             self._put(EMBEDDING_TOPIC, stamp_ns, embedding)
+        self._prediction(observation, update, head, stamp_ns)
         self._put(FLAG_TOPIC, stamp_ns, flag)
 
+    def write_flag(self, flag: Flag, stamp_ns: int) -> None:
+        """Append a flag without a frame: a watchdog's."""
+        self._put(FLAG_TOPIC, stamp_ns, flag_message(self._make, flag, self._header(stamp_ns)))
+
+    def _action(self, observation: Observation, stamp_ns: int) -> None:
+        """Append the action as a controller sends it: when the period before the frame begins."""
+        if observation.action is not None:
+            sent_ns = max(0, stamp_ns - round(1e9 * self._period_s))
+            data = np.asarray(observation.action, np.float32)
+            self._put(ACTION_TOPIC, sent_ns, self._make(ACTION, data=data))
+
+    def _prediction(
+        self, observation: Observation, update: Update, head: Any, stamp_ns: int
+    ) -> None:
+        futures, actions = update.futures, observation.planned
+        if futures is None:
+            return
+        if actions is None and observation.action is not None:
+            actions = np.repeat(observation.action[None], futures.mean.shape[0], axis=0)
+        if actions is not None:
+            message = prediction_message(
+                self._make, futures, head, update.flag, actions=actions, period_s=self._period_s
+            )
+            self._put(PREDICTION_TOPIC, stamp_ns, message)
+
+    def _name_model(self, stamp_ns: int) -> None:
+        """Say first which model judges."""
+        self._named = True
+        head = header(self._make, stamp_ns, "")
+        limits = self._config
+        info = model_info_message(self._make, self._model, self._monitor, head, limits=limits)
+        self._put(INFO_TOPIC, stamp_ns, info)
+
     def _put(self, topic: str, stamp_ns: int, message: Any) -> None:
+        if not self._named:
+            self._name_model(stamp_ns)
         connection = self._connections[topic]
         payload = self._store.serialize_cdr(message, connection.msgtype)
         self._writer.write(connection, stamp_ns, payload)
 
     def _header(self, stamp_ns: int) -> Any:
-        types = self._store.types
-        stamp = types["builtin_interfaces/msg/Time"](
-            sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9
-        )
-        return types["std_msgs/msg/Header"](stamp=stamp, frame_id=self._frame_id)
-
-    def _duration(self, seconds: float) -> Any:
-        total_ns = round(seconds * 1e9)
-        return self._store.types["builtin_interfaces/msg/Duration"](
-            sec=total_ns // 10**9, nanosec=total_ns % 10**9
-        )
-
-    def _flag(self, flag: Flag) -> Any:
-
-        def worst(reason: Reason) -> float:
-            names = [channel.name for channel in CHANNELS if channel.reason is reason]
-            return max((flag.channels[n] for n in names if n in flag.channels), default=math.nan)
-
-        return self._store.types[CONFIDENCE_FLAG](
-            header=self._header(round(flag.stamp_s * 1e9)),
-            seq=flag.seq,
-            level=int(flag.level),
-            raw_level=int(flag.raw_level),
-            latched=flag.latched,
-            reasons=flag.reason_bits,
-            confidence=flag.confidence,
-            score=flag.score,
-            caution_threshold=flag.caution_threshold,
-            reject_threshold=flag.reject_threshold,
-            ood_score=worst(Reason.OUT_OF_DISTRIBUTION),
-            innovation=worst(Reason.INNOVATION),
-            episode_steps=flag.episode_steps,
-            budget_period=flag.budget_period,
-            input_age=self._duration(flag.input_age_s),
-            latency=self._duration(flag.latency_s),
-            valid_for=self._duration(flag.valid_for_s),
-        )
+        return header(self._make, stamp_ns, self._frame_id)

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where frames come from: recordings, videos, MCAP bags, simulators. All yield Observations."""
+"""Where frames come from: recordings, videos, bags, simulators. All yield Observations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from jepa_edge.errors import InputError
 from jepa_edge.manifest import Manifest
 from jepa_edge.session import Observation
 
+if TYPE_CHECKING:
+    from jepa_edge.bags.topics import BagOptions
+
 SIM_PREFIX = "sim:"
+BAG_SUFFIXES = (".mcap", ".db3")
+BAG_METADATA = "metadata.yaml"
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
 
 
@@ -28,16 +33,15 @@ class SourceOptions:
     """What single kinds of source can be told; the others leave it.
 
     episode: which episode of a recording. actions: `.npy` file (T, A) beside a video.
-    resize: scale video frames to the model's size. image_topic, action_topic: topics of a bag,
-    None for the only one of its kind. fault: "NAME[:SEVERITY][@STEP]" for a
+    resize: scale video frames to the model's size. bag: how a bag is read, None for what fits.
+    fault: "NAME[:SEVERITY][@STEP]" for a
     simulator. steps, seed: length and start of a simulated run.
     """
 
     episode: int = 0
     actions: Path | None = None
     resize: bool = False
-    image_topic: str | None = None
-    action_topic: str | None = None
+    bag: BagOptions | None = None
     fault: str | None = None
     steps: int = 40
     seed: int = 0
@@ -46,13 +50,13 @@ class SourceOptions:
 def open_source(spec: str, manifest: Manifest, options: SourceOptions) -> Source:
     """Return the source that spec names, checked against the model.
 
-    spec: a recording's directory, a video file, an MCAP file or rosbag2 directory, or a
+    spec: a recording's directory, a video file, a rosbag2 directory or a file of one, or a
     simulator: "sim:pusht" or "sim:reacher".
     Raises InputError when spec is none of these or does not fit the model.
     """
     if not spec:
         raise InputError(
-            "the source is empty; name a recording, a video, an MCAP, sim:pusht or sim:reacher"
+            "the source is empty; name a recording, a video, a bag, sim:pusht or sim:reacher"
         )
     path = Path(spec)
     video = path.suffix.lower() in VIDEO_SUFFIXES
@@ -70,15 +74,11 @@ def open_source(spec: str, manifest: Manifest, options: SourceOptions) -> Source
         )
     if options.fault is not None:
         raise InputError(f"--fault needs a simulator, sim:pusht or sim:reacher; got {spec}")
-    if path.suffix == ".mcap" or (path / "metadata.yaml").is_file():
+    if path.suffix in BAG_SUFFIXES or (path / BAG_METADATA).is_file():
+        from jepa_edge.bags.topics import BagOptions
         from jepa_edge.sources.bag import BagSource
 
-        return BagSource(
-            path,
-            manifest,
-            image_topic=options.image_topic,
-            action_topic=options.action_topic,
-        )
+        return BagSource(path, manifest, options.bag or BagOptions())
     if video:
         from jepa_edge.sources.video import VideoSource
 
@@ -89,6 +89,6 @@ def open_source(spec: str, manifest: Manifest, options: SourceOptions) -> Source
         return RecordedSource(path, manifest, options.episode)
     raise InputError(
         f"source {spec!r} is not known; expected a recording directory, a video "
-        f"({', '.join(VIDEO_SUFFIXES)}), an .mcap file, a rosbag2 directory, sim:pusht or "
-        "sim:reacher"
+        f"({', '.join(VIDEO_SUFFIXES)}), a rosbag2 directory, a file of one "
+        f"({', '.join(BAG_SUFFIXES)}), sim:pusht or sim:reacher"
     )

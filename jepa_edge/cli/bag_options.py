@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the verbs that read bags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from jepa_edge.bags.topics import BagOptions
+    from jepa_edge.recording import Recording
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--image-topic", help="Bag: image topic, if there are several."),
+    click.option("--action-topic", help="Bag: topic of the commands, if there are several."),
+    click.option(
+        "--action-fields",
+        metavar="LIST",
+        help="Bag: numbers of a command that make up a step, e.g. linear.x,angular.z.",
+    ),
+    click.option(
+        "--action-timeout",
+        type=click.FloatRange(min=0.0),
+        help="Bag: seconds that a command is held.  [default: half a period, or a period]",
+    ),
+    click.option(
+        "--image-fit",
+        type=click.Choice(["exact", "crop", "stretch"]),
+        help="Bag: how images of another size become the model's.  [default: exact]",
+    ),
+)
+
+
+def bag_options(command: Command) -> Command:
+    """Give a command the options that say how a bag is read; see `read_bag_options`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def read_bag_options(
+    image_topic: str | None,
+    action_topic: str | None,
+    action_fields: str | None,
+    action_timeout: float | None,
+    image_fit: str | None,
+    **others: Any,
+) -> BagOptions:
+    """Return what the options of `bag_options` say; others: further fields of BagOptions."""
+    from jepa_edge.bags.topics import BagOptions
+
+    return BagOptions(
+        image_topic=image_topic,
+        action_topic=action_topic,
+        action_fields=fields_of(action_fields),
+        action_timeout_s=action_timeout or 0.0,
+        image_fit=image_fit or "exact",
+        **others,
+    )
+
+
+def fields_of(text: str | None) -> tuple[str, ...]:
+    """Paths of a comma list; none of an empty one."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def tell_left_out(recording: Recording) -> None:
+    """Say on stderr which parts of bags became no episode."""
+    for note in getattr(recording, "notes", ()):
+        click.echo(f"note: {note}", err=True)

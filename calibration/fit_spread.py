@@ -121,7 +121,8 @@ def conformalize_spread(
 
     A window that is drawn at random from a fresh episode then has its error below the bound with
     probability at least 1 - alpha, and its spread below the usual one with that probability, if
-    futures are sampled as here: as many, from a history that is as long. Not every window of an episode at once, nor windows that were picked for a reason.
+    futures are sampled as here: as many, from a history that is as long. Not every window of an
+    episode at once, nor windows that were picked for a reason.
     Every window is sampled with a seed of its own, seed + its row.
 
     sampler: publishes the spread that `calibration` makes (`CalibratedSampler`). windows: from

@@ -164,7 +164,17 @@ class Session:
                 self._reserve(monitor)
 
     def step(self, observation: Observation) -> Update:
-        """Process one frame. Bad input never raises: it gives an UNKNOWN flag with the reason."""
+        """Process one frame. Bad input never raises: it gives an UNKNOWN flag with the reason.
+
+        What else is raised (a runtime that fails) leaves a session that begins its warm-up anew.
+        """
+        try:
+            return self._step(observation)
+        except Exception:
+            self._forget()  # the next frame must not be compared over this one
+            raise
+
+    def _step(self, observation: Observation) -> Update:
         start = self._timer()
         stamp_s = seconds(observation.stamp_s)
         reasons = self._time.check(stamp_s) | self._standing()
@@ -240,6 +250,8 @@ class Session:
         """Release the latched level, unless its fault is present or nothing is judged now."""
         latched = self._state.latched
         why_not = refusal(self._state, self._rules)
+        if latched is not Level.UNKNOWN and self._stalled:
+            why_not = f"{latched.name} stays latched: no step has ended since one was stuck"
         if latched is not Level.UNKNOWN and self._time.overdue_s() is not None:
             why_not = f"{latched.name} stays latched: no frame has come in time"
         if why_not:

@@ -220,3 +220,37 @@ def test_flags_count_the_episodes_begun(model: WorldModel, stream: list[Observat
             session.begin_episode()
         episodes.append(session.step(observation).flag.episode)
     assert episodes == [0, 0, 1, 1, 1, 2]
+
+
+def test_a_latch_stays_while_nothing_can_be_judged(
+    model: WorldModel, make_episode: Callable[[int], Episode]
+) -> None:
+    now = [0.0]
+    session = Session(model, Monitor.load(model), SessionConfig(samples=0), clock=lambda: now[0])
+    for index, observation in enumerate(observations(make_episode(9001))):
+        now[0] = observation.stamp_s
+        dark = index == 12
+        frame = np.zeros_like(observation.frame) if dark else observation.frame
+        flag = session.step(_replace(observation, frame=frame)).flag
+    assert (flag.raw_level, flag.latched) == (Level.NOMINAL, True)
+    session.stalled()
+    refused = session.reset_latch()
+    assert not refused.accepted
+    assert "stuck" in refused.reason
+
+
+def test_a_failing_runtime_leaves_no_gap_to_compare_over(
+    model: WorldModel, stream: list[Observation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(model, Monitor.load(model), SessionConfig(samples=0, latch=None))
+    for observation in stream[:10]:
+        session.step(observation)
+    encode = WorldModel.encode
+    monkeypatch.setattr(WorldModel, "encode", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        session.step(stream[10])
+    monkeypatch.setattr(WorldModel, "encode", encode)
+    flags = [session.step(observation).flag for observation in stream[11:18]]
+    assert "warming_up" in flags[0].reasons
+    assert flags[-1].level is Level.NOMINAL
+    assert all(flag.level in (Level.UNKNOWN, Level.NOMINAL) for flag in flags)

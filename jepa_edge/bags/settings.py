@@ -36,7 +36,16 @@ def told_parameters(recorded: Recorded, run: Run | None = None) -> dict[str, Any
     if info is None or not info.fall_after:  # an earlier version tells no settings
         return told
     latch = Level(int(info.latch))
-    return told | {
+    read: dict[str, Any] = {}
+    if info.image_fit:
+        read = {
+            "image_fit": str(info.image_fit),
+            "action_type": str(info.action_type),
+            "action_fields": tuple(info.action_fields),
+            "action_timeout_s": float(info.action_timeout),
+            "threads": int(info.threads),
+        }
+    return told | read | {
         "max_age_s": float(info.max_age),
         "min_gap_periods": float(info.min_gap_periods),
         "max_gap_periods": float(info.max_gap_periods),

@@ -135,7 +135,7 @@ def command(
         # Without a file nobody would see the futures, and flags do not depend on them.
         return config if out is not None else dataclasses.replace(config, samples=0)
 
-    settings = settings_of(None)
+    settings = settings_of(None if recorded is None else recorded.runs[0])
     options = dataclasses.replace(
         options,
         action_fields=settings.inputs.action_fields,

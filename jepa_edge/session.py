@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -30,6 +30,8 @@ from jepa_edge.state_machine import Event, Phase, Rules, State, advance, refusal
 from jepa_edge.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
+
+_LOG_EVERY = 100
 
 _OVERLOAD_AFTER = 3
 """Slow steps in a row that make an overload: one alone is a page fault or a garbage collection."""
@@ -152,6 +154,7 @@ class Session:
         self._latents: deque[NDArray[np.float32]] = deque(maxlen=kept)
         self._actions: deque[NDArray[np.float32]] = deque(maxlen=max(kept - 1, 1))
         self._last_reasons: tuple[str, ...] = ()
+        self._warned: Counter[str] = Counter()
         self._lock = threading.Lock()  # guards the next two
         self._seq = 0
         self._stalled = False
@@ -275,11 +278,17 @@ class Session:
             logger.warning("not armed: %s", self.monitor.disarmed_reason)
         return reasons | Reason.NOT_ARMED
 
+    def _warn(self, message: str, *about: object) -> None:
+        """Log the first of a kind, and then every hundredth: a stream may be bad for hours."""
+        self._warned[message] += 1
+        if self._warned[message] % _LOG_EVERY == 1:
+            logger.warning(message, *about)
+
     def _encode(self, observation: Observation) -> tuple[NDArray[np.float32] | None, Reason]:
         try:
             reason = check_content(observation.frame, observation.action, self.model.manifest)
         except InputError as error:
-            logger.warning("frame %d not used: %s", self._seq, error)
+            self._warn("frame %d not used: %s", self._seq, error)
             return None, Reason.INPUT_MISMATCH
         if reason:
             return None, reason
@@ -300,10 +309,10 @@ class Session:
         try:
             scores = self.monitor.update(latent, action)
         except InputError as error:
-            logger.warning("frame %d not judged: %s", self._seq, error)
+            self._warn("frame %d not judged: %s", self._seq, error)
             return None, Reason.INPUT_MISMATCH
         if scores is not None and not math.isfinite(scores.score):
-            logger.warning("frame %d not judged: its score is %s", self._seq, scores.score)
+            self._warn("frame %d not judged: its score is %s", self._seq, scores.score)
             return None, Reason.NON_FINITE
         return scores, Reason(0)
 
@@ -342,7 +351,7 @@ class Session:
                 self.config.seed,
             )
         except InputError as error:
-            logger.warning("frame %d without futures: %s", self._seq, error)
+            self._warn("frame %d without futures: %s", self._seq, error)
             return None
         return futures if _finite(futures) else None
 

@@ -254,3 +254,14 @@ def test_a_failing_runtime_leaves_no_gap_to_compare_over(
     assert "warming_up" in flags[0].reasons
     assert flags[-1].level is Level.NOMINAL
     assert all(flag.level in (Level.UNKNOWN, Level.NOMINAL) for flag in flags)
+
+
+def test_a_bad_stream_does_not_fill_the_log(
+    model: WorldModel, stream: list[Observation], caplog: pytest.LogCaptureFixture
+) -> None:
+    session = Session(model, Monitor.load(model), SessionConfig(samples=0))
+    for index in range(150):
+        bad = np.zeros((4, 4, 3), np.uint8)
+        session.step(_replace(stream[0], stamp_s=0.2 * index, frame=bad))
+    told = [record for record in caplog.records if "not used" in record.message]
+    assert len(told) == 2

@@ -49,13 +49,15 @@ class Commands:
         self._near: list[Command] = []  # of the frame at hand
 
     def add(self, time_ns: int, received_ns: int, values: NDArray[np.float32]) -> None:
-        """Remember a command. Those from before the clock was set back are forgotten."""
+        """Remember a command."""
         commands = self._commands
-        if commands and received_ns < commands[-1].received_ns:
-            commands.clear()
         while commands and received_ns - commands[0].received_ns > self._keep_ns:
             commands.popleft()
         commands.append(Command(time_ns, received_ns, values))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._commands.clear()
 
     @property
     def empty(self) -> bool:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What /diagnostics says of the world model node, in the key names of the field.
+"""What /diagnostics says: every node's message, and what the world model's is made of.
+
+Key names are those of the field.
 
 Sources: Autoware's max_allowed_processing_time_ms and max_acceptable_consecutive_delay_ms;
 greenwave_monitor's frame_rate_node, frame_rate_msg and current_delay_from_realtime_ms.
@@ -11,7 +13,7 @@ import enum
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +44,30 @@ SEVERITIES = {
     Level.CAUTION: Severity.WARN,
     Level.REJECT: Severity.ERROR,
 }
+
+
+def status_array(
+    make: Make,
+    node: str,
+    part: str,
+    severity: Severity,
+    message: str,
+    values: Mapping[str, object],
+    now_ns: int,
+) -> Any:
+    """Return a DiagnosticArray of one status, "node: part". node: fully qualified name.
+
+    now_ns: time on the base of the stamps.
+    """
+    status = make(
+        _STATUS,
+        level=int(severity),
+        name=f"{node.strip('/')}: {part}",
+        message=message,
+        hardware_id=node,
+        values=[make(_KEY_VALUE, key=key, value=_text(v)) for key, v in values.items()],
+    )
+    return make(ARRAY, header=header(make, now_ns, ""), status=[status])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,15 +147,7 @@ class Diagnostics:
         with self._lock:
             severity, text = self._judged()
             values = {**self._values(seconds(now_ns)), **counters}
-        status = make(
-            _STATUS,
-            level=int(severity),
-            name=f"{self._name.strip('/')}: world model",
-            message=text,
-            hardware_id=self._name,
-            values=[make(_KEY_VALUE, key=key, value=_text(v)) for key, v in values.items()],
-        )
-        return make(ARRAY, header=header(make, now_ns, ""), status=[status])
+        return status_array(make, self._name, "world model", severity, text, values, now_ns)
 
     def _judged(self) -> tuple[Severity, str]:
         if self._failure:

@@ -103,8 +103,9 @@ class FrameLoop:
         limits = self._limits
         self._dropped += self._mailbox.dropped
         self._mailbox = Mailbox()
-        self._inputs.restart()
+        self._inputs.forget()
         self._clock.mark(limits.valid_for_s)
+        self._order.open()
         self._watchdog = Watchdog(
             self._alarm,
             first_s=limits.valid_for_s,
@@ -119,8 +120,9 @@ class FrameLoop:
         self._worker.start()
 
     def stop(self) -> None:
-        """End both threads. A step under way is not waited for longer than a period: nothing that
-        it finds is published."""
+        """End both threads, and say UNKNOWN, so that nobody goes on with the last flag for as long
+        as it holds. A step under way is not waited for longer than a period: its flag, UNKNOWN too,
+        is published after the next `start`, so that no number is missing."""
         self._mailbox.close()
         if self._watchdog is not None:
             self._watchdog.close()
@@ -128,6 +130,12 @@ class FrameLoop:
         if self._worker is not None:
             self._worker.join(self._limits.period_s)
             self._worker = None
+        flag = self._session.stalled()
+        try:
+            self._order.run(flag.seq, lambda: self._outputs.flag(flag, None))
+        except Exception:  # by an end of the process that has taken the middleware already
+            logger.exception("the last flag could not be published")
+        self._order.close()
 
     def on_image(self, message: object) -> None:
         """Take an image message, if the model gets it; cheap."""
@@ -191,10 +199,9 @@ class FrameLoop:
             # Before the watchdog can have the session: it must not take this frame for missing.
             self._feed(watchdog, update.flag)
         stepped_s = time.perf_counter()
-        if mailbox.closed:  # stopped meanwhile
-            self._order.run(update.flag.seq, lambda: None)
-            return
         self._order.run(update.flag.seq, lambda: self._outputs.flag(update.flag, frame))
+        if mailbox.closed:  # stopped meanwhile
+            return
         self._outputs.rest(frame, observation, update, state)
         times = StageTimes(
             wait_s=taken_s - received_s,
@@ -293,18 +300,37 @@ class _SimulatedClock:
 
 
 class InOrder:
-    """Lets flags out in the order of their numbers, though two threads make them."""
+    """Lets flags out in the order of their numbers, though two threads make them; closed, it keeps
+    them until it is opened again."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._next = 0
+        self._open = True
+        self._kept: list[Callable[[], None]] = []
 
     def run(self, number: int, publish: Callable[[], None]) -> None:
         """Publish once all before it are; one that never comes is waited for shortly."""
         with self._changed:
             self._changed.wait_for(lambda: number <= self._next, _ORDER_S)
             try:
-                publish()
+                if self._open:
+                    publish()
+                else:
+                    self._kept.append(publish)
             finally:
                 self._next = max(self._next, number + 1)
                 self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nothing out once this returns."""
+        with self._changed:
+            self._open = False
+
+    def open(self) -> None:
+        """Let out what was kept, and what comes."""
+        with self._changed:
+            kept, self._kept = self._kept, []
+            self._open = True
+            for publish in kept:
+                publish()

@@ -34,7 +34,10 @@ class Why(enum.Enum):
     FUTURE = "the flag's stamp lies in the future: the clocks differ"
     CAUTION = "the flag is CAUTION"
     NO_COMMAND = "no command has come in time"
-    BAD_COMMAND = "the command cannot be followed: a number is not finite, or times go back"
+    BAD_COMMAND = (
+        "the command cannot be followed: a number is not finite, times go back, it is empty or too "
+        "old, or it leaves out a joint that another one still moves"
+    )
     RESUMING = "going back to full speed after a stop"
     NOMINAL = "the flag is NOMINAL"
 
@@ -69,7 +72,7 @@ class FlagReport:
     def of(cls, message: Any) -> FlagReport:
         """Read a jepa_msgs/ConfidenceFlag. A valid_for that is no sane time counts as 0."""
         stamp, valid_for = message.header.stamp, message.valid_for
-        sane = 0 <= valid_for.sec < _SANE_S and 0 <= valid_for.nanosec < SECOND_NS
+        sane = 0 <= valid_for.sec <= _SANE_S and 0 <= valid_for.nanosec < SECOND_NS
         return cls(
             level=int(message.level),
             seq=int(message.seq),
@@ -127,8 +130,12 @@ class FlagWatch:
     A flag holds for valid_for less its age at reception, by the steady clock: neither a stamp in
     the future nor a clock that is set back makes it hold longer than valid_for. It has to be new:
     of a later stamp, or of a higher number. What is neither is a repetition: it never makes a flag
-    hold longer, only its level counts, if that is worse. After the time base went back (a
-    simulation that starts again) all stamps count as new but that of the very flag that came last.
+    hold longer, only its level counts, if that is worse. After the time base went back by more than
+    any flag is believed (a simulation that starts again; not a clock that is only set right) all
+    stamps count as new but that of the very flag that came last. A flag from the future is none to
+    hold others against.
+
+    capped: whether the last new flag said that it holds for longer than it is believed.
     """
 
     def __init__(self, max_valid_for_ns: int) -> None:
@@ -144,10 +151,11 @@ class FlagWatch:
         self.taken = 0
         self.repeated = 0
         self.restarts = 0
+        self.capped = False
 
     def on_flag(self, report: FlagReport, received_ns: int, clock_ns: int) -> None:
         """Take in a flag. clock_ns: the time base of the stamps, now; 0 or less: not started."""
-        self._went_back = self._went_back or clock_ns < self._clock_ns
+        self._went_back |= clock_ns < self._clock_ns - self._max_valid_for_ns
         self._clock_ns = clock_ns
         said = _BY_LEVEL.get(report.level, Why.UNKNOWN)
         if self._is_repetition(report):
@@ -157,15 +165,16 @@ class FlagWatch:
             return
         self.taken += 1
         self._said, self._received_ns = said, received_ns
+        self.capped = report.valid_for_ns > self._max_valid_for_ns
         valid_for_ns = min(report.valid_for_ns, self._max_valid_for_ns)
         age_ns = clock_ns - report.stamp_ns
         self._good_until_ns = received_ns + valid_for_ns - max(age_ns, 0)
         self._late = None
         if clock_ns <= 0:
             self._late = Why.NO_CLOCK
-        elif valid_for_ns > 0 and -age_ns > valid_for_ns:  # how old it is cannot be told
-            self._late = Why.FUTURE
-        else:  # a stamp that means nothing is none to hold the next one against
+        elif -age_ns > valid_for_ns:  # how old it is cannot be told, nor who numbered it
+            self._late = Why.FUTURE if valid_for_ns > 0 else None  # else it is stale anyway
+        else:
             self.restarts += self._stamp_ns is not None and report.seq <= self._seq
             if self._stamp_ns is None or self._went_back or report.stamp_ns > self._stamp_ns:
                 self._stamp_ns = report.stamp_ns

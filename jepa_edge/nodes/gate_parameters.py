@@ -58,8 +58,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         name="command_timeout_s",
         default=0.5,
-        description="Without a command for this long the robot is stopped, s; 0 for never. "
-        "A trajectory ends by itself and has no time-out.",
+        description="Without a command for this long the robot is stopped, s, and a TwistStamped "
+        "of that age is none; 0 for never. A trajectory ends by itself and has no time-out.",
         low=0.0,
         high=3600.0,
     ),
@@ -74,7 +74,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         name="joints",
         default=(),
-        description="Joints that a hold names; empty for those of the last trajectory.",
+        description="Joints that a hold names; empty for all that moved since the last hold.",
     ),
     Parameter(
         name="joint_state_timeout_s",

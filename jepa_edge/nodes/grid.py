@@ -9,6 +9,9 @@ _SMOOTHING = 8
 _MARGIN_PERIODS = 0.02
 """How much later than expected the next frame may come and still be within the longest gap."""
 
+_JITTER_SHARE = 0.4
+"""Of what the session allows a gap beyond a period, so much is left to the camera's jitter."""
+
 
 class FrameGrid:
     """Takes the frames nearest to a grid of the model's period; all times are nanoseconds.
@@ -16,9 +19,9 @@ class FrameGrid:
     The mean rate is the model's, and no gap between frames that were taken leaves the limits unless
     the camera's own do. Of a camera that is too slow to leave a frame out within the longest gap,
     such as 12 Hz for a model of 10 Hz, every frame is taken: the session says that the rate is
-    outside its domain. A stamp that repeats, goes back or
-    lies in the future is taken, so that the session says what is wrong with it, and leaves the grid
-    where it is; two such stamps that follow each other move the grid: the clock was set.
+    outside its domain. A stamp that repeats, goes back or lies in the future is taken, so that the
+    session says what is wrong with it, and leaves the grid where it is; two such stamps that
+    follow each other move the grid: the clock was set.
     """
 
     def __init__(
@@ -33,7 +36,8 @@ class FrameGrid:
         self._period_ns = period_ns
         self._min_gap_ns = round(min_gap_periods * period_ns)
         self._max_gap_ns = round(max_gap_periods * period_ns)
-        longest_periods = min(longest_gap_periods, max_gap_periods) - _MARGIN_PERIODS
+        steady_periods = 1.0 + (1.0 - _JITTER_SHARE) * (max_gap_periods - 1.0)
+        longest_periods = min(longest_gap_periods, steady_periods) - _MARGIN_PERIODS
         self._longest_gap_ns = round(longest_periods * period_ns)
         self.restart()
 

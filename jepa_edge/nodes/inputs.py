@@ -6,21 +6,31 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge.errors import InputError
 from jepa_edge.image_fit import FITS, fit_image
+from jepa_edge.input_checks import checked_plan
 from jepa_edge.manifest import Manifest
 from jepa_edge.nodes.commands import Commands
-from jepa_edge.nodes.fields import ACTION_TYPES, ARRAY, STATE_TYPES, FieldReader
+from jepa_edge.nodes.fields import (
+    ACTION_TYPES,
+    ARRAY,
+    STATE_TYPES,
+    TRAJECTORY,
+    FieldReader,
+    full_name,
+)
 from jepa_edge.nodes.grid import FrameGrid
 from jepa_edge.nodes.images import decode_image
 from jepa_edge.nodes.messages import seconds, stamp_ns
+from jepa_edge.nodes.trajectories import Trajectories
 from jepa_edge.session import Observation
 from jepa_edge.session_config import MAX_AGE_PERIODS
 
@@ -37,6 +47,11 @@ _LEAST_GAP_PERIODS = 1.25
 _UNUSABLE = np.zeros(0, np.uint8)
 """Stands for a picture that could not be decoded: every session refuses it as INPUT_MISMATCH."""
 
+_NO_NUMBERS = np.zeros(0, np.float32)
+_NO_POINTS = (np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
+
+Values = TypeVar("Values")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputOptions:
@@ -45,7 +60,8 @@ class InputOptions:
     action_type, state_type: "package/Type"; an empty state_type is no state. action_fields,
     state_fields: paths of the numbers, such as linear.x or position[0]; may be empty for
     Float32MultiArray. action_timeout_s: longest that a command is held beyond its own time; 0 for
-    half a period of the model where it is a whole block, else a period. sync_slop_s: how far from
+    half a period of the model where it is a whole block, else a period; trajectories are held for
+    ever. sync_slop_s: how far from
     the image a state may be. image_fit: "exact", "crop" or "stretch". min_gap_periods,
     max_gap_periods, max_age_s: the session's limits; max_age_s of 0 stands for MAX_AGE_PERIODS.
     Raises InputError for what cannot be.
@@ -97,9 +113,10 @@ class Inputs:
     """Everything between messages and observations; deterministic in the sequence of calls.
 
     Messages without a stamp count from when they were received. Commands are actions as a
-    controller sends them: those from one period before a frame until the frame led to it. Methods
-    may be called from any thread; those that take a message are cheap, and `observation` decodes
-    and scales the picture.
+    controller sends them: those from one period before a frame until the frame led to it. When the
+    clock is set back by more than a period, all that was remembered is forgotten. Methods may be
+    called from any thread; those that take a message are cheap, and `observation` decodes and
+    scales the picture.
     """
 
     def __init__(self, manifest: Manifest, options: InputOptions) -> None:
@@ -119,11 +136,11 @@ class Inputs:
                 f"action_fields names {self.actions.count} numbers, expected {step} for one step "
                 f"or {action.dim} for a block of {action.block} steps{named}"
             )
-        self._commands = Commands(
-            dim=action.dim,
-            block=action.block,
-            period_ns=self._period_ns,
-            timeout_ns=round(1e9 * options.action_timeout_s),
+        model = {"dim": action.dim, "block": action.block, "period_ns": self._period_ns}
+        self._commands: Commands | Trajectories = (
+            Trajectories(**model)
+            if options.action_type == TRAJECTORY
+            else Commands(**model, timeout_ns=round(1e9 * options.action_timeout_s))
         )
         rate_hz = manifest.observation.rate_hz
         valid_periods = options.max_age_s * rate_hz or MAX_AGE_PERIODS
@@ -135,6 +152,8 @@ class Inputs:
         )
         self._robot: deque[tuple[int, NDArray[np.float32]]] = deque(maxlen=_STATES)
         self._plan: tuple[int, NDArray[np.float32]] | None = None
+        self._newest_ns: int | None = None  # received
+        self._unusable: Counter[str] = Counter()
         self._changed = threading.Condition()
         self.frames_seen = 0
         self.frames_decimated = 0
@@ -144,18 +163,27 @@ class Inputs:
         """Raise InputError when a type lacks a field that is to be read. make: `Backend.make`."""
         for reader in (self.actions, self.states):
             if reader is not None:
-                package, kind = reader.type_name.split("/")
-                reader.check(make(f"{package}/msg/{kind}"))
+                point = {}
+                if reader.type_name == TRAJECTORY:
+                    point = {"points": [make(full_name("trajectory_msgs/JointTrajectoryPoint"))]}
+                reader.check(make(full_name(reader.type_name), **point))
 
     def restart(self) -> None:
         """Take the next frame whatever its stamp is, as after `Session.begin_episode`."""
         with self._changed:
             self._grid.restart()
 
+    def forget(self) -> None:
+        """Forget all that came; for a start after a time in which messages were not heard."""
+        with self._changed:
+            self._forget()
+            self._grid.restart()
+
     def on_image(self, message: Any, received_ns: int) -> Frame | None:
         """Return the frame if the model gets it, None if the camera is faster than the model."""
         stamp = stamp_ns(message.header)
         with self._changed:
+            self._keep_up(received_ns)
             self.frames_seen += 1
             if not self._grid.takes(stamp, received_ns):
                 self.frames_decimated += 1
@@ -165,26 +193,76 @@ class Inputs:
     def on_action(self, message: Any, received_ns: int) -> None:
         """Remember a command. One that lacks a number is remembered as one of no length."""
         time_ns = _time_ns(message, received_ns)
-        values = _read(self.actions, message)
+        commands, reader = self._commands, self.actions
+        if isinstance(commands, Trajectories):
+            after_ns, points = self._read(reader, reader.read_points, message, _NO_POINTS)
+            with self._changed:
+                self._keep_up(received_ns)
+                commands.add(time_ns, received_ns, after_ns, points)
+            return
+        values = self._read(reader, reader.read, message, _NO_NUMBERS)
         with self._changed:
-            self._commands.add(time_ns, received_ns, values)
+            self._keep_up(received_ns)
+            commands.add(time_ns, received_ns, values)
 
     def on_state(self, message: Any, received_ns: int) -> None:
         """Remember the robot's state."""
         if self.states is None:
             return
-        time_ns, values = _time_ns(message, received_ns), _read(self.states, message)
+        time_ns = _time_ns(message, received_ns)
+        values = self._read(self.states, self.states.read, message, _NO_NUMBERS)
         with self._changed:
+            self._keep_up(received_ns)
             self._robot.append((time_ns, values))
             self._changed.notify_all()
 
     def on_plan(self, message: Any, received_ns: int) -> None:
-        """Remember the blocks that the controller means to command next, (H, A) flattened."""
+        """Remember the blocks that the controller means to command next, (H, A) flattened.
+
+        An empty plan ends the one before, and so does one that cannot be followed.
+        """
         values = np.array(message.data, np.float32).reshape(-1)
         width = self._manifest.action.dim
-        rows = values.reshape(-1, width if values.size % width == 0 else values.size or 1)
+        rows = values.reshape(-1, width if values.size % width == 0 else values.size)
+        try:
+            plan = (received_ns, checked_plan(rows, width)) if values.size else None
+        except InputError as error:
+            self._warn("a plan", error)
+            plan = None
         with self._changed:
-            self._plan = (received_ns, rows)
+            self._keep_up(received_ns)
+            self._plan = plan
+
+    def _keep_up(self, received_ns: int) -> None:
+        """Forget what is of the time before the clock was set back, as by a simulation that begins
+        anew. Threads may bring messages in another order than they were received in."""
+        newest_ns = received_ns if self._newest_ns is None else self._newest_ns
+        if received_ns < newest_ns - self._period_ns:
+            self._forget()
+            newest_ns = received_ns
+        self._newest_ns = max(newest_ns, received_ns)
+
+    def _forget(self) -> None:
+        self._commands.clear()
+        self._robot.clear()
+        self._plan = None
+
+    def _read(
+        self, reader: FieldReader, read: Callable[[Any], Values], message: Any, unread: Values
+    ) -> Values:
+        try:
+            return read(message)
+        except InputError as error:
+            self._warn(f"a {reader.type_name}", error)
+            return unread
+
+    def _warn(self, what: str, error: InputError) -> None:
+        """Say what could not be used: the first, and then every hundredth."""
+        with self._changed:
+            self._unusable[what] += 1
+            count = self._unusable[what]
+        if count % _LOG_EVERY == 1:
+            logger.warning("%s could not be used, for the %d. time: %s", what, count, error)
 
     def wait_for_state(self, frame: Frame, timeout_s: float) -> None:
         """Wait until a state as new as the frame is there, or the time is over."""
@@ -215,7 +293,7 @@ class Inputs:
         try:
             pixels = self._pixels(frame.message)
         except InputError as error:
-            logger.warning("an image could not be used: %s", error)
+            self._warn("an image", error)
             pixels = _UNUSABLE
         return Observation(
             stamp_s=seconds(frame.stamp_ns), frame=pixels, action=action, planned=planned
@@ -263,11 +341,3 @@ def _time_ns(message: Any, received_ns: int) -> int:
     """The message's own stamp, or when it was received if it has none."""
     header = getattr(message, "header", None)
     return (0 if header is None else stamp_ns(header)) or received_ns
-
-
-def _read(reader: FieldReader, message: Any) -> NDArray[np.float32]:
-    try:
-        return reader.read(message)
-    except InputError as error:
-        logger.warning("a %s could not be used: %s", reader.type_name, error)
-        return np.zeros(0, np.float32)

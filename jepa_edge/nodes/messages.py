@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from jepa_edge.monitor import Monitor
 from jepa_edge.session import Flag
 from jepa_edge.session_config import SessionConfig
 from jepa_edge.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from jepa_edge.nodes.inputs import InputOptions
 
 Make = Callable[..., Any]
 
@@ -89,7 +92,8 @@ def flag_message(make: Make, flag: Flag, header: Any) -> Any:
         episode=flag.episode,
         input_age=duration(make, flag.input_age_s),
         latency=duration(make, flag.latency_s),
-        valid_for=duration(make, flag.valid_for_s),
+        # What is no number must not hold for ever.
+        valid_for=duration(make, 0.0 if math.isnan(flag.valid_for_s) else flag.valid_for_s),
     )
 
 
@@ -165,12 +169,13 @@ def model_info_message(
     header: Any,
     *,
     limits: SessionConfig,
+    inputs: InputOptions | None = None,
     signed_by: str = "",
 ) -> Any:
     """Return the ModelInfo of what judges.
 
-    limits: `Session.config`. signed_by: id of the key that the bundle's
-    signature was checked with.
+    limits: `Session.config`. inputs: how messages are read, if any are. signed_by: id of the key
+    that the bundle's signature was checked with.
     """
     manifest, bundle = model.manifest, model.bundle
     limits = limits.resolved(1.0 / manifest.observation.rate_hz, live=False)
@@ -222,6 +227,11 @@ def model_info_message(
         domain_tolerance=limits.domain_tolerance,
         samples=limits.samples,
         seed=limits.seed,
+        image_fit="" if inputs is None else inputs.image_fit,
+        action_type="" if inputs is None else inputs.action_type,
+        action_fields=[] if inputs is None else list(inputs.action_fields),
+        action_timeout=0.0 if inputs is None else inputs.action_timeout_s,
+        threads=model.threads,
     )
 
 

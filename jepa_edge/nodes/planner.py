@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The planner node: action sequences that bring the robot to a goal, as long as the model is good.
 
-    jepa/embedding, jepa/flag -> [ planner ] -> jepa/planned_actions
+    jepa/embedding, jepa/flag, jepa/model_info -> [ planner ] -> jepa/planned_actions, /diagnostics
     action jepa/plan_latent: search, once or again and again. Service jepa/score_actions: rate.
 
 It plans from what the world model node publishes, with the same bundle. It refuses while the flag
@@ -13,20 +13,24 @@ A search cannot be broken off: a cancelled goal ends when its search does, so gi
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.bundle import Bundle
 from jepa_edge.errors import InputError, JepaEdgeError
 from jepa_edge.flags import Level
-from jepa_edge.keys import load_public_key
 from jepa_edge.manifest import calibration_name
 from jepa_edge.nodes.backend import Backend, Closable, Goal
+from jepa_edge.nodes.bundle_loading import open_bundle
+from jepa_edge.nodes.diagnostics import ARRAY as DIAGNOSTICS
+from jepa_edge.nodes.diagnostics import Severity, status_array
 from jepa_edge.nodes.gate_logic import MAX_VALID_FOR_S, SECOND_NS, FlagReport, FlagWatch
 from jepa_edge.nodes.messages import EMBEDDING, FLAG, MODEL_INFO
 from jepa_edge.nodes.planner_messages import ARRAY, flat, plan_message, read_candidates, read_goal
@@ -34,15 +38,18 @@ from jepa_edge.nodes.planner_parameters import PARAMETERS as PARAMETERS
 from jepa_edge.nodes.planner_parameters import make_planner
 from jepa_edge.nodes.planner_run import PlanRun, World
 from jepa_edge.nodes.planner_state import State, StateHistory
-from jepa_edge.nodes.qos import Qos
+from jepa_edge.nodes.qos import Qos, qos_profile
 from jepa_edge.planner import goal_energy
-from jepa_edge.session_config import MAX_AGE_PERIODS, MAX_HORIZON
+from jepa_edge.session_config import MAX_AGE_PERIODS
 from jepa_edge.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 64
 """Candidates per call of a predictor graph, which holds a copy of the history for each."""
+
+_REPORT_S = 1.0
+_NO_INFO = "no jepa/model_info has come yet; is the world model configured?"
 
 
 class PlannerNode:
@@ -53,6 +60,7 @@ class PlannerNode:
         self._backend = backend
         self._values = backend.parameters(PARAMETERS)
         self._parts: list[Closable] = []
+        self._run: PlanRun | None = None
         self._lock = threading.Lock()
         self._busy = threading.Lock()
         self._closing = threading.Event()
@@ -66,12 +74,7 @@ class PlannerNode:
         if self._parts:
             raise InputError(f"{self._backend.name} runs already; close it first")
         values, backend = self._values, self._backend
-        if not values["bundle"]:
-            raise InputError("parameter bundle is empty, expected the path of a bundle, NAME.jepa")
-        key = cast(str, values["require_signature"])
-        bundle = Bundle.open(
-            cast(str, values["bundle"]), trusted_key=load_public_key(Path(key)) if key else None
-        )
+        bundle, _ = open_bundle(cast(str, values["bundle"]), cast(str, values["require_signature"]))
         manifest = bundle.manifest
         calibrated = any(calibration_name(name) in manifest.files for name in manifest.variants)
         self._model = WorldModel.load(
@@ -87,18 +90,27 @@ class PlannerNode:
         self._states = StateHistory(manifest, round(age_s * SECOND_NS))
         self._flags = FlagWatch(round(MAX_VALID_FOR_S * SECOND_NS))
         self._flag = backend.make(FLAG)
-        self._mismatch = ""
+        self._mismatch = _NO_INFO
+        self._run = None
         self._closing.clear()
         backend.freeze_parameters(True)
-        self._plans = backend.publisher("jepa/planned_actions", ARRAY, Qos(depth=1))
+        output_qos = qos_profile(cast(str, values["output_qos"]))
+        self._plans = backend.publisher("jepa/planned_actions", ARRAY, output_qos)
+        self._diagnostics = backend.publisher("/diagnostics", DIAGNOSTICS, Qos())
         self._parts = [
             backend.subscribe("jepa/flag", FLAG, Qos(depth=1), self._on_flag),
             backend.subscribe(
                 "jepa/model_info", MODEL_INFO, Qos(depth=1, transient_local=True), self._on_info
             ),
-            backend.subscribe("jepa/embedding", EMBEDDING, Qos(depth=10), self._on_embedding),
+            backend.subscribe(
+                "jepa/embedding",
+                EMBEDDING,
+                qos_profile(cast(str, values["input_qos"])),
+                self._on_embedding,
+            ),
             backend.service("jepa/score_actions", "jepa_msgs/srv/ScoreActions", self._score),
             backend.action("jepa/plan_latent", "jepa_msgs/action/PlanLatent", self._execute),
+            backend.timer(_REPORT_S, self._report),
         ]
 
     def close(self) -> None:
@@ -109,6 +121,8 @@ class PlannerNode:
         for part in self._parts:
             part.close()
         self._parts = []
+        with self._lock:
+            self._diagnostics.close()
         with self._busy:
             self._plans.close()
         self._backend.freeze_parameters(False)
@@ -120,14 +134,15 @@ class PlannerNode:
 
     def _on_info(self, message: Any) -> None:
         """Find out whether the latents that come are this model's."""
-        manifest, self._mismatch = self._model.manifest, ""
+        manifest, mismatch = self._model.manifest, ""
+        self._states.gaps = (float(message.min_gap_periods), float(message.max_gap_periods))
         if message.manifest_sha256 != manifest.sha256:
-            self._mismatch = (
+            mismatch = (
                 f"the world model runs bundle {message.bundle} ({message.manifest_sha256[:12]}), "
                 f"expected the planner's {self._model.bundle.path.name} ({manifest.sha256[:12]}); "
                 "give both the same bundle"
             )
-            logger.error("%s", self._mismatch)
+            logger.error("%s", mismatch)
         elif message.variant_sha256 != manifest.variant_sha256(self._model.variant):
             logger.warning(
                 "the world model encodes with variant %s, the planner predicts with %s; set "
@@ -135,6 +150,7 @@ class PlannerNode:
                 message.variant,
                 self._model.variant,
             )
+        self._mismatch = mismatch
 
     def _on_embedding(self, message: Any) -> None:
         self._states.on_embedding(message, time.monotonic_ns())
@@ -143,6 +159,17 @@ class PlannerNode:
         if self._mismatch:
             return None, self._mismatch
         return self._states.state(time.monotonic_ns(), self._backend.now_ns())
+
+    def _over(self, state: State) -> tuple[int, str]:
+        """As `World.over`."""
+        if self._mismatch:
+            return 0, self._mismatch
+        clock_ns = self._backend.now_ns()
+        newest, why = self._states.state(time.monotonic_ns(), clock_ns)
+        if newest is None:
+            return 0, why
+        rate_hz = self._model.manifest.observation.rate_hz
+        return int(max(clock_ns - state.stamp_ns, 0) * rate_hz / SECOND_NS), ""
 
     def _trust(self) -> tuple[str, int]:
         """Why the model is not to be trusted, empty if it is; and the flag's level."""
@@ -164,13 +191,15 @@ class PlannerNode:
             trust=self._trust,
             flag=self._newest_flag,
             wait_newer=self._states.wait_newer,
+            over=self._over,
             publish=lambda actions: self._plans.publish(plan_message(self._backend.make, actions)),
             closing=self._closing.is_set,
         )
         period_s = cast(float, self._values["replan_period_s"])
         run = PlanRun(self._backend.make, self._planner, world, self._goal, period_s)
         with self._busy:
-            return run.run(goal)
+            self._run = run
+            return _aside(lambda: run.run(goal), cast(int, self._values["search_nice"]))
 
     def _score(self, request: Any) -> Any:
         """Answer ScoreActions; what is wrong with a request is a message, never an exception."""
@@ -179,10 +208,12 @@ class PlannerNode:
         try:
             spec = self._model.manifest.action
             most = cast(int, self._values["max_candidates"])
-            actions = read_candidates(request, spec.dim, most, MAX_HORIZON)
+            steps = most * cast(int, self._values["horizon"])
+            actions = read_candidates(request, spec.dim, most, steps)
             goal = self._goal(request)
             state, why = self._state()
-            if state is None:
+            why = why or self._trust()[0]
+            if state is None or why:
                 return make(kind, message=why, flag=flag)
             energies = self._energies(state, actions, goal)
         except JepaEdgeError as error:
@@ -197,6 +228,37 @@ class PlannerNode:
             best=int(np.argmin(energies)),
             flag=flag,
         )
+
+    def _report(self) -> None:
+        """Publish the diagnostics."""
+        backend, run, clock_ns = self._backend, self._run, self._backend.now_ns()
+        state, no_state = self._state()
+        no_trust, level = self._trust()
+        severity = Severity.WARN if no_state or no_trust else Severity.OK
+        if self._mismatch not in ("", _NO_INFO):
+            severity = Severity.ERROR
+        values: dict[str, object] = {
+            "state_age_ms": "",
+            "trust": no_trust or "good",
+            "flag_level": Level(level).name,
+            "status": "no goal yet" if run is None else run.status or "planning",
+            "searches": 0 if run is None else run.searches,
+            "search_time_ms": "" if run is None else 1e3 * run.search_s,
+        }
+        if state is not None:
+            values["state_age_ms"] = 1e-6 * state.age_ns(time.monotonic_ns(), clock_ns)
+        message = status_array(
+            backend.make,
+            backend.name,
+            "planner",
+            severity,
+            no_state or no_trust or "ready",
+            values,
+            clock_ns,
+        )
+        with self._lock:
+            if not self._closing.is_set():
+                self._diagnostics.publish(message)
 
     def _energies(
         self, state: State, actions: NDArray[np.float32], goal: NDArray[np.float32]
@@ -221,3 +283,25 @@ class PlannerNode:
         history = np.repeat(state.history[None], count, axis=0)
         past = np.repeat(state.past_actions[None], count, axis=0)
         return self._model.rollout(history, np.concatenate([past, actions], axis=1))[:, -1:]
+
+
+def _aside(work: Callable[[], Any], nice: int) -> Any:
+    """Return what work returns, done in a thread of its own whose priority is lower by nice.
+
+    The backend's threads serve others too, and no thread may raise its priority again. Threads that
+    the work starts inherit it. Elsewhere than on Linux threads have none of their own.
+    """
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            if sys.platform == "linux":
+                thread = threading.get_native_id()
+                present = os.getpriority(os.PRIO_PROCESS, thread)
+                os.setpriority(os.PRIO_PROCESS, thread, min(present + nice, 19))
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="planner search", daemon=True).start()
+    return done.result()

@@ -13,6 +13,7 @@ from jepa_edge.image_fit import Fit, fit_image
 from jepa_edge.nodes.gate_logic import SECOND_NS
 from jepa_edge.nodes.images import decode_image
 from jepa_edge.nodes.messages import Make
+from jepa_edge.session_config import MAX_HORIZON
 from jepa_edge.world_model import WorldModel
 
 ARRAY = "std_msgs/msg/Float32MultiArray"
@@ -47,7 +48,7 @@ def read_goal(model: WorldModel, image: Any, latent: Any, fit: Fit) -> NDArray[n
     goal = model.encode(np.ascontiguousarray(fitted[None]))[0]
     if not np.isfinite(goal).all():
         raise InputError("the model's latent of goal_image is not finite; send another image")
-    return goal
+    return np.asarray(goal, np.float32)
 
 
 def read_deadline_s(deadline: Any) -> float | None:
@@ -61,16 +62,21 @@ def read_deadline_s(deadline: Any) -> float | None:
     return nanoseconds / SECOND_NS or None
 
 
-def read_candidates(request: Any, width: int, most: int, longest: int) -> NDArray[np.float32]:
+def read_candidates(request: Any, width: int, most: int, steps: int) -> NDArray[np.float32]:
     """Return the action sequences of a ScoreActions request: (S, H, A) float32, raw units.
 
-    width: A. most: S at most. longest: H at most. Raises InputError for anything else.
+    width: A. most: S at most. steps: S x H at most. Raises InputError for anything else.
     """
     candidates, horizon = int(request.candidates), int(request.horizon)
-    if not (1 <= candidates <= most and 1 <= horizon <= longest):
+    if not (1 <= candidates <= most and 1 <= horizon <= MAX_HORIZON):
         raise InputError(
             f"got {candidates} candidates of {horizon} steps, expected 1 to {most} "
-            f"(max_candidates) of 1 to {longest}"
+            f"(max_candidates) of 1 to {MAX_HORIZON}"
+        )
+    if candidates * horizon > steps:
+        raise InputError(
+            f"got {candidates} candidates of {horizon} steps, expected {steps} steps in all at "
+            "most (max_candidates x horizon); ask in several calls"
         )
     actions = np.array(request.actions, np.float32)
     if actions.size != candidates * horizon * width or not np.isfinite(actions).all():

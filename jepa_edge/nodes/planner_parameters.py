@@ -15,6 +15,7 @@ from jepa_edge.image_fit import FITS
 from jepa_edge.latent_variable import LatentVariable
 from jepa_edge.monitor import Monitor
 from jepa_edge.nodes.parameters import Parameter, Value
+from jepa_edge.nodes.qos import PROFILES
 from jepa_edge.planner import Planner
 from jepa_edge.planner_config import Method, PlannerConfig, Returned, RiskConfig, RiskMeasure
 from jepa_edge.session_config import MAX_HORIZON
@@ -163,7 +164,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         name="max_state_age_s",
         default=0.0,
-        description="An older latent is nothing to plan from, s; 0 for 2 periods of the model.",
+        description="An older latent is nothing to plan from, s; nor is a plan published if the "
+        "newest one is older when its search ends; 0 for 2 periods of the model.",
         low=0.0,
         high=3600.0,
     ),
@@ -177,10 +179,30 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         name="max_candidates",
         default=_PLAN.candidates,
-        description="Most candidates that score_actions takes in one call, during which the "
-        "node takes in nothing else.",
+        description="Most candidates that score_actions takes in one call, and, times horizon, "
+        "most steps: the work of an iteration, during which the node takes in nothing else.",
         low=1,
         high=100_000,
+    ),
+    Parameter(
+        name="search_nice",
+        default=10,
+        description="How far below the node's own the priority of a search is (Linux): a machine "
+        "that is short of cores judges frames first.",
+        low=0,
+        high=19,
+    ),
+    Parameter(
+        name="input_qos",
+        default="DEFAULT",
+        description="QoS of jepa/embedding; as output_qos of the world model.",
+        choices=tuple(PROFILES),
+    ),
+    Parameter(
+        name="output_qos",
+        default="RELIABLE",
+        description="QoS of jepa/planned_actions.",
+        choices=tuple(PROFILES),
     ),
 )
 

@@ -45,19 +45,26 @@ class World:
 
     state: the newest State, or None and why not. trust: why the model is not to be trusted now,
     empty if it is, and the flag's level. flag: the newest flag's message. wait_newer: of
-    `StateHistory`. publish: a plan (H, A). closing: whether the node goes down.
+    `StateHistory`. over: how many blocks of a plan from a state are over by now, and why no plan is to
+    be published, if the newest state is lost meanwhile. publish: a plan (H, A). closing: whether the node goes down.
     """
 
     state: Callable[[], tuple[State | None, str]]
     trust: Callable[[], tuple[str, int]]
     flag: Callable[[], Any]
     wait_newer: Callable[[int, float], bool]
+    over: Callable[[State], tuple[int, str]]
     publish: Callable[[NDArray[np.float32]], None]
     closing: Callable[[], bool]
 
 
 class PlanRun:
-    """Works on one goal in the thread of `run`."""
+    """Works on one goal in the thread of `run`.
+
+    What it publishes, feeds back and returns begins with the block that is due when the search
+    ends: the ones before are left out. status: of the goal; empty while it is at work. searches:
+    that gave a plan. search_s: how long the last search took.
+    """
 
     def __init__(
         self,
@@ -76,7 +83,10 @@ class PlanRun:
         self._period_ns = round(1e9 / rate_hz)
         self._plan: Plan | None = None
         self._state: State | None = None
-        self._replans = 0
+        self._actions = np.empty((0, 0), np.float32)
+        self.status = ""
+        self.searches = 0
+        self.search_s = math.nan
         self._energy = math.nan
         self._deadline_hit = False
 
@@ -93,7 +103,8 @@ class PlanRun:
             status, message = Status.FAILED, f"{type(error).__name__}: {error}"
         if status in (Status.PLANNED, Status.REACHED) and not self._ended(goal):
             goal.succeed()
-        logger.info("plan_latent: %s after %d searches: %s", status.name, self._replans, message)
+        self.status = status.name
+        logger.info("plan_latent: %s after %d searches: %s", status.name, self.searches, message)
         return self._result(status, message)
 
     def _search(self, goal: Goal) -> tuple[Status, str]:
@@ -120,18 +131,24 @@ class PlanRun:
                 initial=self._warm_start(state),
                 deadline_s=deadline_s,
             )
+            self.search_s = found.time_s
             why, level = self._world.trust()  # it may have changed while we searched
             if why:
                 return Status.NOT_TRUSTED, why
             if self._ended(goal):
                 break
-            self._plan, self._state = found, state
-            self._replans += 1
+            over, why = self._world.over(state)
+            if not why and over >= len(found.actions):
+                why = f"all {over} blocks of the plan were over when its search was; set a deadline"
+            if why:
+                return Status.NO_STATE, why
+            self._plan, self._state, self._actions = found, state, found.actions[over:]
+            self.searches += 1
             self._deadline_hit = self._deadline_hit or found.deadline_hit
-            self._world.publish(found.actions)
+            self._world.publish(self._actions)
             self._feedback(goal, found, state, level)
-            if self._replans == request.replans:
-                return Status.PLANNED, f"{self._replans} searches done"
+            if self.searches == request.replans:
+                return Status.PLANNED, f"{self.searches} searches done"
             self._wait(goal, state, begun_s)
         return Status.FAILED if self._plan is None else Status.PLANNED, "cancelled"
 
@@ -160,10 +177,10 @@ class PlanRun:
             self._make(
                 f"{_ACTION}_Feedback",
                 stamp=state.stamp,
-                replan=self._replans,
+                replan=self.searches,
                 energy=self._energy,
                 best_energy=found.best_energy,
-                actions=flat(found.actions),
+                actions=flat(self._actions),
                 search_time=duration(self._make, found.time_s),
                 level=level,
             )
@@ -171,17 +188,17 @@ class PlanRun:
 
     def _result(self, status: Status, message: str) -> Any:
         plan = self._plan
-        horizon, width = (0, 0) if plan is None else plan.actions.shape
+        horizon, width = self._actions.shape
         return self._make(
             f"{_ACTION}_Result",
             status=int(status),
             message=message,
             horizon=horizon,
             action_dim=width,
-            actions=flat(np.empty(0, np.float32) if plan is None else plan.actions),
+            actions=flat(self._actions),
             best_energy=math.nan if plan is None else plan.best_energy,
             energy=self._energy,
-            replans=self._replans,
+            replans=self.searches,
             deadline_hit=self._deadline_hit,
             flag=self._world.flag(),
         )

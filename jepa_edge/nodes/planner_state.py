@@ -14,29 +14,33 @@ from numpy.typing import NDArray
 
 from jepa_edge.manifest import Manifest
 from jepa_edge.nodes.messages import stamp_ns
-from jepa_edge.session_config import SessionConfig
 
 logger = logging.getLogger(__name__)
-
-_LIMITS = SessionConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """history: (T, N, D) float32, oldest first. past_actions: (T - 1, A) float32, raw units,
-    between them. stamp, stamp_ns: of the newest latent, as a message and in nanoseconds."""
+    between them. stamp, stamp_ns: of the newest latent, as a message and in nanoseconds.
+    received_ns: steady time of its receipt."""
 
     history: NDArray[np.float32]
     past_actions: NDArray[np.float32]
     stamp: Any
     stamp_ns: int
+    received_ns: int
+
+    def age_ns(self, now_ns: int, clock_ns: int) -> int:
+        """Its age by the steady clock or by the time base of the stamps, whichever is larger."""
+        return max(now_ns - self.received_ns, clock_ns - self.stamp_ns)
 
 
 class StateHistory:
     """Gathers StateEmbeddings. Methods may be called from any thread.
 
     A gap in the stamps, as the session counts it, an embedding without its action, or a new episode
-    drops what came before: the model predicts from latents that are one period apart.
+    drops what came before: the model predicts from latents that are one period apart. None follows
+    another before `gaps` is set: (least, largest) in periods, the session's own, of ModelInfo.
     """
 
     def __init__(self, manifest: Manifest, max_age_ns: int) -> None:
@@ -45,7 +49,8 @@ class StateHistory:
         self._width = manifest.action.dim
         self._steps = manifest.history
         self._period_ns = round(1e9 / manifest.observation.rate_hz)
-        self._max_age_ns = max_age_ns
+        self.max_age_ns = max_age_ns
+        self.gaps: tuple[float, float] | None = None
         self._latents: deque[NDArray[np.float32]] = deque(maxlen=manifest.history)
         self._actions: deque[NDArray[np.float32]] = deque(maxlen=max(manifest.history - 1, 0))
         self._newest: Any | None = None
@@ -84,7 +89,7 @@ class StateHistory:
     def state(self, now_ns: int, clock_ns: int) -> tuple[State | None, str]:
         """Return the newest state, or None and why there is none that is fresh.
 
-        now_ns: steady clock. clock_ns: the time base of the stamps. Its age is the larger of both.
+        now_ns: steady clock. clock_ns: the time base of the stamps; for `State.age_ns`.
         """
         with self._changed:
             if self._newest is None:
@@ -92,26 +97,26 @@ class StateHistory:
                     None,
                     "no embedding has come, or none that is finite; is the world model active?",
                 )
-            stamp = stamp_ns(self._newest.header)
-            age_ns = max(now_ns - self._received_ns, clock_ns - stamp)
-            if age_ns > self._max_age_ns:
-                return None, (
-                    f"the newest embedding is {age_ns / 1e9:.3f} s old, expected "
-                    f"{self._max_age_ns / 1e9:.3f} s at most"
-                )
-            if len(self._latents) < self._steps:
-                return None, (
-                    f"{len(self._latents)} latents have come since the last gap, expected "
-                    f"{self._steps}"
-                )
             width = self._width
             past = np.stack(self._actions) if self._actions else np.empty((0, width), np.float32)
             state = State(
                 history=np.stack(self._latents),
                 past_actions=past,
                 stamp=self._newest.header.stamp,
-                stamp_ns=stamp,
+                stamp_ns=stamp_ns(self._newest.header),
+                received_ns=self._received_ns,
             )
+            age_ns = state.age_ns(now_ns, clock_ns)
+            if age_ns > self.max_age_ns:
+                return None, (
+                    f"the newest embedding is {age_ns / 1e9:.3f} s old, expected "
+                    f"{self.max_age_ns / 1e9:.3f} s at most"
+                )
+            if len(self._latents) < self._steps:
+                return None, (
+                    f"{len(self._latents)} latents have come since the last gap, expected "
+                    f"{self._steps}"
+                )
             return state, ""
 
     def wait_newer(self, than_ns: int, timeout_s: float) -> bool:
@@ -129,8 +134,8 @@ class StateHistory:
     def _follows(self, message: Any, action: NDArray[np.float32]) -> bool:
         """Whether an embedding comes one period after the newest, with the block between them."""
         newest = self._newest
-        if newest is None or newest.flag.episode != message.flag.episode:
+        if newest is None or self.gaps is None or newest.flag.episode != message.flag.episode:
             return False
         gap = (stamp_ns(message.header) - stamp_ns(newest.header)) / self._period_ns
-        fits = _LIMITS.min_gap_periods <= gap <= _LIMITS.max_gap_periods
+        fits = self.gaps[0] <= gap <= self.gaps[1]
         return fits and action.shape == (self._width,) and bool(np.isfinite(action).all())

@@ -11,7 +11,8 @@
   Without a fresh joint state there is none: then nothing at all is passed through, the controller
   goes on with what it has, and the diagnostics say ERROR. Give such an arm a stop of its own.
 - A trajectory at work when the flag turns CAUTION, or good again, is sent anew from where it is, at
-  the other speed. One that a stop has ended is not taken up again.
+  the other speed. One that a stop has ended is not taken up again. An empty trajectory is a stop,
+  and so is one that names only some of the joints that another still moves.
 - One publisher on jepa/flag: who published a flag cannot be told apart here, and of two publishers
   either could keep a gate open. Diagnostics count flag_restarts: with two it keeps rising.
 - There is no manual override: who wants one puts it behind the gate, where it can be seen.
@@ -29,7 +30,7 @@ from typing import Any, cast
 from jepa_edge.errors import InputError
 from jepa_edge.nodes.backend import Backend, Closable
 from jepa_edge.nodes.diagnostics import ARRAY as DIAGNOSTIC_ARRAY
-from jepa_edge.nodes.diagnostics import Severity
+from jepa_edge.nodes.diagnostics import Severity, status_array
 from jepa_edge.nodes.gate_commands import (
     JOINT_TRAJECTORY,
     TWIST_STAMPED,
@@ -40,7 +41,7 @@ from jepa_edge.nodes.gate_commands import (
 from jepa_edge.nodes.gate_logic import Decision, FlagReport, GateLogic, GateState, Why
 from jepa_edge.nodes.gate_parameters import PARAMETERS as PARAMETERS
 from jepa_edge.nodes.gate_parameters import command_type, limits, nanoseconds
-from jepa_edge.nodes.messages import FLAG, header
+from jepa_edge.nodes.messages import FLAG
 from jepa_edge.nodes.parameters import Value
 from jepa_edge.nodes.qos import Qos, qos_profile
 
@@ -73,6 +74,7 @@ class SafetyGateNode:
         self._values = backend.parameters(PARAMETERS)
         self._lock = threading.Lock()
         self._ends = threading.Event()
+        self._closing = False
         self._inputs: list[Closable] = []
         self._thread: threading.Thread | None = None
 
@@ -96,7 +98,11 @@ class SafetyGateNode:
                 hold_time_ns=nanoseconds(values, "hold_time_s"),
             )
         else:
-            self._commands = TwistCommands(backend.make, stamped=kind == TWIST_STAMPED)
+            self._commands = TwistCommands(
+                backend.make,
+                stamped=kind == TWIST_STAMPED,
+                timeout_ns=self._logic.limits.command_timeout_ns,
+            )
         self._decision = self._logic.decide(time.monotonic_ns())
         self._counts = dict.fromkeys(("passed", "scaled", "replaced", "safe"), 0)
         self._worst_delay_ns = 0
@@ -104,6 +110,7 @@ class SafetyGateNode:
         self._out = backend.publisher("cmd_out", kind, _qos(values["output_qos"]))
         self._diagnostics = backend.publisher("/diagnostics", DIAGNOSTIC_ARRAY, Qos())
         self._ends.clear()
+        self._closing = False
         self._thread = threading.Thread(target=self._watch, name="safety gate", daemon=True)
         self._thread.start()
         if kind == JOINT_TRAJECTORY:
@@ -132,6 +139,7 @@ class SafetyGateNode:
         self._thread.join()
         self._thread = None
         with self._lock:
+            self._closing = True  # a callback that has begun may still wait for the lock
             self._stop(time.monotonic_ns())
         self._out.close()
         self._diagnostics.close()
@@ -139,6 +147,8 @@ class SafetyGateNode:
 
     def _on_flag(self, message: Any) -> None:
         with self._lock:
+            if self._closing:
+                return
             now_ns = time.monotonic_ns()
             self._logic.on_flag(FlagReport.of(message), now_ns, self._backend.now_ns())
             self._tick(now_ns)
@@ -149,8 +159,10 @@ class SafetyGateNode:
 
     def _on_command(self, message: Any) -> None:
         with self._lock:
-            good = self._commands.admit(message)
-            now_ns = time.monotonic_ns()
+            if self._closing:
+                return
+            now_ns, clock_ns = time.monotonic_ns(), self._backend.now_ns()
+            good = self._commands.admit(message, now_ns, clock_ns)
             self._logic.on_command(good, now_ns)
             decision = self._logic.decide(now_ns)
             if decision.state is GateState.STOPPED:
@@ -161,7 +173,6 @@ class SafetyGateNode:
                 full = decision.state is GateState.PASS
                 self._counts["passed" if full else "scaled"] += 1
                 linear, angular = decision.linear, decision.angular
-                clock_ns = self._backend.now_ns()
                 self._out.publish(self._commands.passed(message, linear, angular, now_ns, clock_ns))
             self._tick(now_ns)
 
@@ -208,39 +219,45 @@ class SafetyGateNode:
 
     def _report(self) -> None:
         """Publish the diagnostics."""
-        make, clock_ns = self._backend.make, self._backend.now_ns()
+        backend, clock_ns = self._backend, self._backend.now_ns()
         with self._lock:
+            if self._closing:
+                return
             decision = self._reported = self._decision
-            age_ns = self._logic.flags.age_ns(time.monotonic_ns())
+            flags = self._logic.flags
+            age_ns = flags.age_ns(time.monotonic_ns())
             values = {
                 "gate": decision.state.name,
                 "why": decision.why.value,
                 "flag_age_ms": "" if age_ns is None else f"{age_ns / 1e6:.1f}",
                 "linear_scale": f"{decision.linear:.3f}",
                 "angular_scale": f"{decision.angular:.3f}",
-                **{f"commands_{name}": str(count) for name, count in self._counts.items()},
-                "stops": str(self._logic.stops),
-                "flags_taken": str(self._logic.flags.taken),
-                "flag_restarts": str(self._logic.flags.restarts),
-                "flags_repeated": str(self._logic.flags.repeated),
+                **{f"commands_{name}": count for name, count in self._counts.items()},
+                "stops": self._logic.stops,
+                "flags_taken": flags.taken,
+                "flag_restarts": flags.restarts,
+                "flags_repeated": flags.repeated,
+                "valid_for_capped": flags.capped,
                 "worst_stop_delay_ms": f"{self._worst_delay_ns / 1e6:.2f}",
             }
-            helpless = self._commands.unsafe_reason
+            severity, told = self._judged(decision)
+            self._diagnostics.publish(
+                status_array(
+                    backend.make, backend.name, "safety gate", severity, told, values, clock_ns
+                )
+            )
+
+    def _judged(self, decision: Decision) -> tuple[Severity, str]:
+        helpless = self._commands.unsafe_reason
+        if helpless:
+            return Severity.ERROR, helpless
         severity = _SEVERITIES.get(decision.why, Severity.ERROR)
-        status = make(
-            "diagnostic_msgs/msg/DiagnosticStatus",
-            level=int(Severity.ERROR if helpless else severity),
-            name=f"{self._backend.name.strip('/')}: safety gate",
-            message=helpless or f"{decision.state.name}: {decision.why.value}",
-            hardware_id=self._backend.name,
-            values=[
-                make("diagnostic_msgs/msg/KeyValue", key=key, value=value)
-                for key, value in values.items()
-            ],
-        )
-        self._diagnostics.publish(
-            make(DIAGNOSTIC_ARRAY, header=header(make, clock_ns, ""), status=[status])
-        )
+        told = f"{decision.state.name}: {decision.why.value}"
+        if self._logic.flags.capped:
+            severity = max(severity, Severity.WARN)
+            most_s = self._logic.limits.max_valid_for_ns / 1e9
+            told += f"; flags say that they hold for longer than max_valid_for_s, {most_s:g} s"
+        return severity, told
 
 
 def _qos(name: Value) -> Qos:

@@ -16,8 +16,10 @@ from typing import Any, cast
 
 from jepa_edge.errors import InputError
 from jepa_edge.nodes.backend import Backend, Closable
+from jepa_edge.nodes.diagnostics import ARRAY as DIAGNOSTICS
+from jepa_edge.nodes.diagnostics import Severity, status_array
 from jepa_edge.nodes.gate_logic import FlagReport, FlagWatch, Why
-from jepa_edge.nodes.messages import FLAG, MODEL_INFO, header
+from jepa_edge.nodes.messages import FLAG, MODEL_INFO
 from jepa_edge.nodes.parameters import Parameter
 from jepa_edge.nodes.qos import Qos, qos_profile
 from jepa_edge.serial.config import (
@@ -96,8 +98,6 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
 )
 
-DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
-_OK, _WARN, _ERROR = 0, 1, 2
 _REPORT_S = 1.0
 _LATE = (Why.STALE, Why.NO_CLOCK, Why.FUTURE)
 
@@ -197,21 +197,20 @@ class SerialBridgeNode:
 
     def _report(self) -> Any:
         """Return the diagnostics."""
-        make = self._backend.make
-        link = self._link
+        backend, link = self._backend, self._link
         now, before = LinkStats() if link is None else link.stats, self._seen
         self._seen = now
         with self._lock:
             _, why = self._flags.level(time.monotonic_ns())
             age_ns = self._flags.age_ns(time.monotonic_ns())
         if not now.connected:
-            level, told = _ERROR, now.error or "the port is not open yet"
+            severity, told = Severity.ERROR, now.error or "the port is not open yet"
         elif now.skipped > before.skipped:
-            level, told = _WARN, "the other end does not read as fast as it is sent to"
+            severity, told = Severity.WARN, "the other end does not read as fast as it is sent to"
         elif why in _LATE or why is Why.NO_FLAG:
-            level, told = _WARN, why.value
+            severity, told = Severity.WARN, why.value
         else:
-            level, told = _OK, "sending"
+            severity, told = Severity.OK, "sending"
         values = {
             "port": self._values["port"],
             "link": "open" if now.connected else "closed",
@@ -223,16 +222,6 @@ class SerialBridgeNode:
             "reconnects": max(now.connects - 1, 0),
             "frame_rate_node": f"{(now.flags - before.flags) / _REPORT_S:.1f}",
         }
-        status = make(
-            "diagnostic_msgs/msg/DiagnosticStatus",
-            level=level,
-            name=f"{self._backend.name}: serial link",
-            message=told,
-            hardware_id="jepa_edge",
-            values=[
-                make("diagnostic_msgs/msg/KeyValue", key=key, value=str(value))
-                for key, value in values.items()
-            ],
+        return status_array(
+            backend.make, backend.name, "serial link", severity, told, values, backend.now_ns()
         )
-        stamp = header(make, self._backend.now_ns(), "")
-        return make(DIAGNOSTICS, header=stamp, status=[status])

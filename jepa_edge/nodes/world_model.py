@@ -11,12 +11,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.bundle import Bundle
 from jepa_edge.errors import CalibrationError, InputError
-from jepa_edge.keys import key_id, load_public_key
 from jepa_edge.monitor import Monitor
 from jepa_edge.nodes import diagnostics, markers
 from jepa_edge.nodes.backend import Backend, Closable, Publisher
+from jepa_edge.nodes.bundle_loading import open_bundle
 from jepa_edge.nodes.diagnostics import Diagnostics
 from jepa_edge.nodes.fields import ARRAY, full_name
 from jepa_edge.nodes.frame_loop import FrameLoop, LoopLimits
@@ -120,20 +119,19 @@ class WorldModelNode:
             raise InputError("the node is active already")
         backend, settings, inputs, loop = self._backend, parts.settings, parts.inputs, parts.loop
         loop.start()
-
-        def now_ns() -> int:
-            return backend.now_ns()
-
         opened: list[Closable] = []
         try:
             action_type = full_name(settings.inputs.action_type)
+            array = full_name(ARRAY)
             subscriptions = [
-                ("action", action_type, lambda m: inputs.on_action(m, now_ns())),
-                ("planned_actions", full_name(ARRAY), lambda m: inputs.on_plan(m, now_ns())),
+                ("action", action_type, lambda m: inputs.on_action(m, backend.now_ns())),
+                ("planned_actions", array, lambda m: inputs.on_plan(m, backend.now_ns())),
             ]
             if settings.inputs.state_type:
                 state_type = full_name(settings.inputs.state_type)
-                subscriptions.append(("state", state_type, lambda m: inputs.on_state(m, now_ns())))
+                subscriptions.append(
+                    ("state", state_type, lambda m: inputs.on_state(m, backend.now_ns()))
+                )
             for topic, type_name, callback in subscriptions:
                 opened.append(backend.subscribe(topic, type_name, settings.action_qos, callback))
             opened.append(backend.subscribe("image", IMAGE, settings.image_qos, loop.on_image))
@@ -146,7 +144,8 @@ class WorldModelNode:
         self._active = tuple(opened)
 
     def deactivate(self) -> None:
-        """Stop; nothing is published after this. A latched level stays."""
+        """Stop. The last flag says UNKNOWN, and nothing is published after this returns. A latched
+        level stays."""
         if self._active is None:
             raise InputError("the node is not active")
         active, self._active = self._active, None
@@ -213,6 +212,7 @@ class WorldModelNode:
                 session.monitor,
                 header(backend.make, backend.now_ns(), str(values["frame_id"])),
                 limits=session.config,
+                inputs=settings.inputs,
                 signed_by=signed_by,
             )
         )
@@ -347,10 +347,7 @@ class _Outputs:
 def _load(settings: Settings) -> tuple[WorldModel, Monitor | None, str]:
     """Open, verify and load the bundle; the last is the id of the key that signed it, or empty."""
     values = settings.values
-    trusted = None
-    if values["require_signature"]:
-        trusted = load_public_key(Path(str(values["require_signature"])))
-    bundle = Bundle.open(Path(str(values["bundle"])), trusted_key=trusted)
+    bundle, signed_by = open_bundle(str(values["bundle"]), str(values["require_signature"]))
     model = WorldModel.load(
         bundle,
         str(values["variant"]),
@@ -364,7 +361,7 @@ def _load(settings: Settings) -> tuple[WorldModel, Monitor | None, str]:
             monitor = Monitor.load(model, state=state)
         except CalibrationError as error:
             raise CalibrationError(f"{error}; or set parameter uncalibrated") from error
-    return model, monitor, "" if trusted is None else key_id(trusted)
+    return model, monitor, signed_by
 
 
 def _answering(backend: Backend, act: Any) -> Any:

@@ -75,7 +75,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         low=0.0,
         high=60.0,
         description="Longest that an action is held beyond its own time; 0 for half a period of "
-        "the model where messages hold whole blocks, else one period.",
+        "the model where messages hold whole blocks, else one period. A trajectory is held until "
+        "the next.",
     ),
     Parameter(
         name="state_type",
@@ -147,9 +148,10 @@ PARAMETERS: tuple[Parameter, ...] = (
         name="max_age_s",
         default=0.0,
         low=0.0,
-        high=3600.0,
+        high=60.0,
         description="Older input is stale, and a flag is valid for that long; 0 for 2 periods "
-        "of the model.",
+        "of the model. A model that takes longer than its own period for a frame never becomes "
+        "NOMINAL, whatever this is: take a faster variant.",
     ),
     Parameter(
         name="min_gap_periods",

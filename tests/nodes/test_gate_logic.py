@@ -162,6 +162,28 @@ def test_a_clock_that_is_set_back_does_not_renew_the_flag_that_is_there() -> Non
     assert state(logic, 10_300) is GateState.STOPPED
 
 
+def test_a_clock_that_is_set_right_makes_no_older_flag_new() -> None:
+    """NTP steps by a millisecond, and a flag of before the REJECT is delivered again."""
+    for step_ms, expected in ((1, Why.REJECT), (400, Why.REJECT), (401, Why.NOMINAL)):
+        logic = gate()
+        send(logic, 1000, seq=5)
+        send(logic, 1100, seq=6, level=3)
+        stamp_ms = 1000 - (step_ms > 400) * 300  # of the new time, where that has begun anew
+        send(logic, 1101, clock_ms=1100 - step_ms, seq=5, stamp_ms=stamp_ms)
+        assert logic.decide(1101 * MS).why is expected
+
+
+@pytest.mark.parametrize("valid_for_ms", [-1, 0, 300])
+def test_a_flag_without_sense_keeps_no_later_one_out(valid_for_ms: int) -> None:
+    logic = gate()
+    send(logic, 0, seq=5)
+    send(logic, 100, level=0, seq=2**64 - 1, stamp_ms=10**9, valid_for_ms=valid_for_ms)
+    assert state(logic, 100) is GateState.STOPPED
+    send(logic, 200, seq=6)
+    assert state(logic, 200) is GateState.PASS
+    assert (logic.flags.repeated, logic.flags.restarts) == (0, 0)
+
+
 def test_without_a_clock_no_flag_is_good() -> None:
     logic = gate()
     logic.on_flag(report(), 0, 0)
@@ -253,8 +275,10 @@ def test_messages_are_read_and_times_that_are_none_count_as_zero() -> None:
 
     expected = FlagReport(level=2, seq=9, stamp_ns=3_000_000_004, valid_for_ns=1_000_000_002)
     assert FlagReport.of(message(1, 2)) == expected
+    assert FlagReport.of(message(3600, 0)).valid_for_ns == 3600 * 10**9
     for sec, nanosec in (
         (-1, 0),
+        (3601, 0),
         (2**31 - 1, 0),  # what NaN seconds become in a message
         (0, 1_000_000_000),
         (0, -1),

@@ -43,11 +43,26 @@ def test_faster_cameras_give_the_models_rate_within_the_sessions_gaps(
     assert windows.max() < 1 / 0.9
 
 
-def test_longer_gaps_are_made_where_flags_hold_longer() -> None:
-    grid = FrameGrid(PERIOD, MIN_GAP, MAX_GAP, 1.92)
+def test_longer_gaps_are_made_where_flags_hold_longer_and_the_session_allows_them() -> None:
+    grid = FrameGrid(PERIOD, MIN_GAP, 2.5, 1.92)
     taken = _taken(grid, _camera(12.0, 60.0))
     assert len(taken) == pytest.approx(600, abs=2)
-    assert np.diff(taken).max() <= MAX_GAP * PERIOD
+    assert 1.5 * PERIOD < np.diff(taken).max() <= 1.92 * PERIOD
+
+
+@pytest.mark.parametrize("rate_hz", [10.2, 10.5, 11.0, 11.5, 12.0, 14.0])
+@pytest.mark.parametrize("longest", [LONGEST, 1.92, 50.0])
+def test_leaving_frames_out_makes_no_clock_jump_of_a_cameras_jitter(
+    rate_hz: float, longest: float
+) -> None:
+    """longest: however long flags hold, the session's longest gap stays."""
+    rng = np.random.default_rng(round(10 * rate_hz))
+    count = 6000
+    stamps = np.arange(count) / rate_hz + rng.normal(0.0, 0.005, count) + 1_000.0
+    grid = FrameGrid(PERIOD, MIN_GAP, MAX_GAP, longest)
+    gaps = np.diff(_taken(grid, [round(1e9 * stamp) for stamp in np.sort(stamps)])) / PERIOD
+    assert gaps.min() >= MIN_GAP
+    assert gaps.max() <= MAX_GAP
 
 
 @pytest.mark.parametrize("rate_hz", [9.0, 9.9, 10.0, 10.1, 10.5, 12.0, 13.0])

@@ -17,7 +17,9 @@ from jepa_edge.errors import InputError
 from jepa_edge.image_fit import fit_image
 from jepa_edge.manifest import Manifest
 from jepa_edge.nodes.commands import Commands
+from jepa_edge.nodes.fields import FieldReader, full_name
 from jepa_edge.nodes.inputs import Frame, InputOptions, Inputs
+from jepa_edge.nodes.trajectories import Trajectories
 
 from .bus import make
 
@@ -217,22 +219,107 @@ def test_joints_are_found_by_index_and_by_name(manifest: Manifest) -> None:
         assert _action(inputs, T0 + PERIOD) == [2.0, 3.0] * 2
 
 
-def test_a_trajectory_counts_by_its_first_point(manifest: Manifest) -> None:
+def _trajectory(points: list[tuple[float, list[float]]], stamp: int = 0, **changes: Any) -> Any:
+    """points: seconds from the start, positions of a and b."""
+
+    def point(after_s: float, positions: list[float]) -> Any:
+        after = round(1e9 * after_s)
+        return make(
+            "trajectory_msgs/msg/JointTrajectoryPoint",
+            positions=np.array(positions),
+            time_from_start=make(
+                "builtin_interfaces/msg/Duration", sec=after // 10**9, nanosec=after % 10**9
+            ),
+        )
+
+    fields = {"joint_names": ["a", "b"], "points": [point(*p) for p in points], **changes}
+    return make("trajectory_msgs/msg/JointTrajectory", header=_header(stamp), **fields)
+
+
+def _arm(manifest: Manifest) -> Inputs:
     options = InputOptions(
         action_type="trajectory_msgs/JointTrajectory",
         action_fields=("positions[b]", "positions[a]"),
     )
     inputs = Inputs(manifest, options)
     inputs.check_fields(make)
-    points = [
-        make("trajectory_msgs/msg/JointTrajectoryPoint", positions=np.array(p))
-        for p in ([1.0, 2.0], [8.0, 9.0])
-    ]
-    kind = "trajectory_msgs/msg/JointTrajectory"
-    inputs.on_action(make(kind, joint_names=["a", "b"], points=points), T0)
+    return inputs
+
+
+def test_a_trajectory_commands_its_setpoint_at_every_time_and_then_its_end(
+    manifest: Manifest,
+) -> None:
+    """One message of 3 s, as motion planners send them; an action for each of 30 frames."""
+    inputs = _arm(manifest)
+    knots = [0.0, 0.7, 3.0]
+    a, b = [0.0, 1.4, -2.0], [10.0, 9.0, 12.0]
+    points = [(t, [x, y]) for t, x, y in zip(knots, a, b, strict=True)]
+    inputs.on_action(_trajectory(points), T0)
+    for k in range(1, 31):
+        middles_s = [0.2 * (k - 1) + 0.05, 0.2 * (k - 1) + 0.15]  # of the block's two steps
+        expected = [[np.interp(t, knots, b), np.interp(t, knots, a)] for t in middles_s]
+        led = _action(inputs, T0 + k * PERIOD)
+        np.testing.assert_allclose(led, np.ravel(expected), atol=1e-6)  # type: ignore[arg-type]
+    assert led == [12.0, -2.0] * 2
+
+
+def test_a_new_trajectory_goes_on_from_where_the_one_before_had_the_arm(
+    manifest: Manifest,
+) -> None:
+    """As a gate's slower copy does: only the points that are still ahead, from now on."""
+    inputs = _arm(manifest)
+    inputs.on_action(_trajectory([(0.0, [0.0, 0.0]), (1.0, [1.0, 2.0])]), T0)
+    inputs.on_action(_trajectory([(1.0, [1.0, 2.0])]), T0 + 2 * PERIOD)  # 0.4 of it are done
+    assert _action(inputs, T0 + 2 * PERIOD) == pytest.approx([0.5, 0.25, 0.7, 0.35])
+    led = _action(inputs, T0 + 3 * PERIOD)  # 0.6 of the way in 1 s
+    assert led == pytest.approx([0.86, 0.43, 0.98, 0.49])
+    # One that begins later is not in force before.
+    inputs.on_action(_trajectory([(0.0, [9.0, 9.0])], stamp=T0 + 5 * PERIOD), T0 + 3 * PERIOD)
+    assert _action(inputs, T0 + 5 * PERIOD) == pytest.approx([1.34, 0.67, 1.46, 0.73])
+    assert _action(inputs, T0 + 6 * PERIOD) == [9.0] * 4
+
+
+def test_the_holds_of_a_stopped_gate_are_actions(manifest: Manifest) -> None:
+    inputs = _arm(manifest)
+    for k in range(1, 30):
+        if k % 5 == 1:  # one a second
+            inputs.on_action(_trajectory([(0.1, [3.0, 4.0])]), T0 + (k - 1) * PERIOD)
+        assert _action(inputs, T0 + k * PERIOD) == [4.0, 3.0] * 2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        _trajectory([]),
+        _trajectory([(0.0, [1.0, 2.0]), (1.0, [1.0])]),
+        _trajectory([(1.0, [1.0, 2.0]), (0.5, [1.0, 2.0])]),
+        _trajectory([(-1.0, [1.0, 2.0])]),
+        _trajectory([(0.0, [1.0, 2.0])], joint_names=["a", "c"]),
+    ],
+    ids=["no point", "a number missing", "back in time", "before its start", "another joint"],
+)
+def test_a_trajectory_that_cannot_be_followed_reaches_the_session_as_nothing(
+    manifest: Manifest, bad: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = _arm(manifest)
+    inputs.on_action(_trajectory([(0.0, [1.0, 2.0])]), T0)
+    inputs.on_action(bad, T0 + PERIOD)
     assert _action(inputs, T0 + PERIOD) == [2.0, 1.0] * 2
-    inputs.on_action(make(kind, joint_names=["a", "b"]), T0 + PERIOD)
     assert _action(inputs, T0 + 2 * PERIOD) == []
+    assert "trajectory_msgs/JointTrajectory could not be used" in caplog.text
+
+
+def test_replaced_trajectories_are_not_kept_for_ever() -> None:
+    trajectories = Trajectories(dim=1, block=1, period_ns=PERIOD)
+    for k in range(2000):
+        moment = T0 + k * PERIOD // 10
+        trajectories.add(moment, moment, np.zeros(1, np.int64), np.full((1, 1), k, np.float32))
+    assert len(trajectories._known) < 200
+    led = trajectories.led_to(T0 + 150 * PERIOD)  # nothing is known of then any more
+    assert led is None
+    led = trajectories.led_to(T0 + 198 * PERIOD)
+    assert led is not None
+    assert led.tolist() == [1975.0]
 
 
 @pytest.mark.parametrize(
@@ -264,6 +351,52 @@ def test_a_field_that_a_type_lacks_is_named_with_those_it_has(manifest: Manifest
         Inputs(manifest, options).check_fields(make)
 
 
+UNREADABLE: list[tuple[str, str, dict[str, Any]]] = [
+    ("geometry_msgs/Twist", "linear.x[0]", {}),
+    ("geometry_msgs/Twist", "linear[x]", {}),
+    ("sensor_msgs/JointState", "name[0]", {"name": ["elbow"]}),
+    ("sensor_msgs/JointState", "header.stamp.sec[0]", {}),
+    ("sensor_msgs/JointState", "header.frame_id", {}),
+    ("sensor_msgs/JointState", "position", {"position": np.zeros(1)}),
+    ("trajectory_msgs/JointTrajectory", "positions", {}),
+    ("trajectory_msgs/JointTrajectory", "time_from_start", {}),
+    ("trajectory_msgs/JointTrajectory", "places[0]", {}),
+    ("nav_msgs/Odometry", "child_frame_id[0]", {"child_frame_id": "base"}),
+    ("nav_msgs/Odometry", "pose.covariance[elbow]", {}),
+    ("std_msgs/Float32MultiArray", "layout.dim[0]", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "fields"), UNREADABLE)
+def test_a_path_to_no_number_is_refused_at_once_and_in_every_message(
+    kind: str, path: str, fields: dict[str, Any]
+) -> None:
+    reader = FieldReader(kind, [path], "action_fields")
+    read: Any = reader.read
+    if kind == "trajectory_msgs/JointTrajectory":
+        point = make("trajectory_msgs/msg/JointTrajectoryPoint", positions=np.zeros(1))
+        fields, read = {"joint_names": ["a"], "points": [point]}, reader.read_points
+    with pytest.raises(InputError, match="action_fields: "):
+        reader.check(make(full_name(kind), **fields))
+    with pytest.raises(InputError):
+        read(make(full_name(kind), **fields))
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("geometry_msgs/TwistStamped", "angular.z"),
+        ("sensor_msgs/JointState", "effort[3]"),
+        ("sensor_msgs/JointState", "header.stamp.sec"),
+        ("nav_msgs/Odometry", "pose.covariance[35]"),
+        ("std_msgs/Float32MultiArray", "data[7]"),
+        ("std_msgs/Float32MultiArray", "layout.dim[0].size"),
+    ],
+)
+def test_a_path_to_a_number_is_accepted_in_an_empty_message(kind: str, path: str) -> None:
+    FieldReader(kind, [path], "action_fields").check(make(full_name(kind)))
+
+
 # -- pictures -------------------------------------------------------------------------------------
 
 
@@ -284,19 +417,34 @@ def test_pictures_are_fitted_and_their_colors_put_in_order(manifest: Manifest) -
 def test_what_cannot_be_used_is_refused_by_the_session_not_here(
     manifest: Manifest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    inputs = Inputs(manifest, InputOptions())
-    for k, broken in enumerate(
-        (
-            _image(T0, np.zeros((9, 8, 3), np.uint8)),
-            _image(T0 + PERIOD, encoding="yuv422"),
-        )
-    ):
-        frame = inputs.on_image(broken, T0 + k * PERIOD)
+    for broken in (_image(T0, np.zeros((9, 8, 3), np.uint8)), _image(T0, encoding="yuv422")):
+        inputs = Inputs(manifest, InputOptions())
+        frame = inputs.on_image(broken, T0)
         assert frame is not None
         with pytest.raises(InputError):
             manifest.observation.check_frames(inputs.observation(frame).frame[None])
     assert "expected 8 x 8" in caplog.text
     assert "yuv422" in caplog.text
+
+
+def test_what_cannot_be_used_is_told_once_in_a_hundred(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = InputOptions(action_fields=("data[0]", "data[1]"))
+    inputs = Inputs(manifest, options)
+    for k in range(150):
+        moment = T0 + k * PERIOD
+        frame = inputs.on_image(_image(moment, encoding="yuv422"), moment)
+        assert frame is not None
+        inputs.observation(frame)
+        inputs.on_action(_array(1), moment)
+        inputs.on_plan(_array(np.nan), moment)
+    told = [r.getMessage() for r in caplog.records if "could not be used" in r.getMessage()]
+    assert len(told) == 6
+    for what in ("an image", "a std_msgs/Float32MultiArray", "a plan"):
+        assert [t.split(":")[0] for t in told if t.startswith(what)] == [
+            f"{what} could not be used, for the {count}. time" for count in (1, 101)
+        ]
 
 
 def test_a_faster_camera_is_thinned_out_and_counted(manifest: Manifest) -> None:
@@ -368,7 +516,66 @@ def test_a_plan_is_used_up_block_by_block(manifest: Manifest) -> None:
     assert planned(T0 + PERIOD) == plan[1:].tolist()
     assert planned(T0 + 2 * PERIOD) == plan[2:].tolist()
     assert planned(T0 + 3 * PERIOD) is None
-    inputs.on_plan(_array(1, 2, 3), T0 + 3 * PERIOD)
-    assert planned(T0 + 3 * PERIOD + 1) == [[1.0, 2.0, 3.0]]  # the session says that it is none
+    inputs.on_plan(_array(*plan.reshape(-1)), T0 + 3 * PERIOD)
+    assert planned(T0 + 3 * PERIOD + 1) is not None
     inputs.on_plan(_array(), T0 + 3 * PERIOD)
     assert planned(T0 + 3 * PERIOD + 2) is None
+
+
+@pytest.mark.parametrize("bad", [[1.0, 2.0, 3.0], [1.0, 2.0, np.nan, 4.0], [0.0] * 4 * 101])
+def test_a_plan_that_cannot_be_followed_is_dropped_with_the_one_before(
+    manifest: Manifest, bad: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = Inputs(manifest, InputOptions())
+    inputs.on_plan(_array(*range(12)), T0)
+    inputs.on_plan(_array(*bad), T0 + 1)
+    assert inputs.observation(_frame(inputs, T0 + 2)).planned is None
+    assert "a plan could not be used" in caplog.text
+
+
+def test_a_simulation_that_begins_anew_forgets_what_came_in_the_one_before(
+    manifest: Manifest,
+) -> None:
+    kind = "trajectory_msgs/JointTrajectory"
+    for action in (
+        InputOptions(state_type="std_msgs/Float32MultiArray"),
+        InputOptions(
+            state_type="std_msgs/Float32MultiArray",
+            action_type=kind,
+            action_fields=("positions[0]", "positions[1]"),
+        ),
+    ):
+        inputs = Inputs(manifest, action)
+        for k in range(20):
+            moment = T0 + k * PERIOD
+            inputs.on_state(_array(111), moment)
+            message = _array(1, 1, 1, 1)
+            if action.action_type == kind:
+                message = _trajectory([(0.0, [1.0, 1.0])])
+            inputs.on_action(message, moment)
+            inputs.on_plan(_array(*range(12)), moment)
+        begun = T0 + 5 * PERIOD
+        frame = inputs.on_image(_image(begun), begun)
+        assert frame is not None
+        assert inputs.state(frame) is None
+        seen = inputs.observation(frame)
+        assert seen.action is None
+        assert seen.planned is None
+        inputs.on_state(_array(222), begun + 1)
+        state = inputs.state(frame)
+        assert state is not None
+        assert state.tolist() == [222.0]
+
+
+def test_messages_of_two_threads_may_come_in_another_order(manifest: Manifest) -> None:
+    inputs = Inputs(manifest, InputOptions(state_type="std_msgs/Float32MultiArray"))
+    inputs.on_action(_array(1, 2, 3, 4), T0)
+    inputs.on_state(_array(7), T0 - 20_000_000)
+    assert _action(inputs, T0 + PERIOD) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_after_a_pause_nothing_is_left(manifest: Manifest) -> None:
+    inputs = _arm(manifest)
+    inputs.on_action(_trajectory([(0.0, [1.0, 2.0])]), T0)
+    inputs.forget()
+    assert _action(inputs, T0 + PERIOD) is None

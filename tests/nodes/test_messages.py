@@ -85,6 +85,14 @@ def test_what_no_duration_can_hold_is_the_longest(length: float, sec: int) -> No
     assert (message.sec, message.nanosec) == (sec, 0)
 
 
+@pytest.mark.parametrize(("valid_s", "sec"), [(math.nan, 0), (math.inf, 2**31 - 1), (2.0, 2)])
+def test_a_flag_whose_validity_is_no_number_holds_for_no_time(valid_s: float, sec: int) -> None:
+    flag = _flag(valid_for_s=valid_s, input_age_s=math.nan)
+    message = copied(flag_message(make, flag, header(make, 0, "")), "jepa_msgs/msg/ConfidenceFlag")
+    assert (message.valid_for.sec, message.valid_for.nanosec) == (sec, 0)
+    assert message.input_age.sec == 2**31 - 1
+
+
 def test_stamps_beyond_2038_are_held_at_the_end() -> None:
     message = copied(header(make, 2**62, ""), "std_msgs/msg/Header")
     assert message.stamp.sec == 2**31 - 1

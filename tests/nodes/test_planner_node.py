@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,19 @@ class Bench:
         self.latents: list[NDArray[np.float32]] = []
         self.actions: list[NDArray[np.float32]] = []
         self.node.start()
+        self.info()
+
+    def info(self, **changes: Any) -> None:
+        """Tell which bundle the world model runs, and its limits on gaps."""
+        manifest = self.node._model.manifest
+        told = {
+            "manifest_sha256": manifest.sha256,
+            "variant_sha256": manifest.variant_sha256("fp32"),
+            "min_gap_periods": 0.5,
+            "max_gap_periods": 1.75,
+        }
+        self.bus.publish("jepa/model_info", "jepa_msgs/msg/ModelInfo", **{**told, **changes})
+        self.bus.settle()
 
     def flag(self, level: int = 1, valid_for_s: int = 4) -> None:
         """Send a flag of this moment."""
@@ -117,8 +131,8 @@ class Bench:
 MakeBench = Any
 
 
-@pytest.fixture
-def bench_of(linear_bundle: Path) -> Iterator[MakeBench]:
+@contextmanager
+def benches(linear_bundle: Path) -> Iterator[MakeBench]:
     """Makes benches that are closed at the end, with the errors of callbacks raised."""
     made: list[Bench] = []
 
@@ -130,6 +144,13 @@ def bench_of(linear_bundle: Path) -> Iterator[MakeBench]:
     for bench in made:
         bench.node.close()
         bench.bus.close()
+
+
+@pytest.fixture
+def bench_of(linear_bundle: Path) -> Iterator[MakeBench]:
+    """As `benches`."""
+    with benches(linear_bundle) as of:
+        yield of
 
 
 def _header(stamp_ns: int) -> Any:
@@ -470,7 +491,7 @@ def test_goals_that_are_none_are_told(bench_of: MakeBench) -> None:
 
 
 def test_scores_are_the_energies_of_the_world(bench_of: MakeBench, world: Any) -> None:
-    bench = bench_of(max_candidates=200, **FAST)
+    bench = bench_of(max_candidates=225, **FAST)
     rng = np.random.default_rng(8)
     actions = rng.uniform(0.0, 512.0, (150, 3, 4)).astype(np.float32)
     goal = rng.normal(size=6).astype(np.float32)
@@ -519,23 +540,14 @@ def test_requests_that_cannot_be_scored_are_told(
     assert answer.energies.size == 0
 
 
-def test_the_world_model_must_run_the_same_bundle(bench_of: MakeBench, linear_bundle: Path) -> None:
+def test_the_world_model_must_run_the_same_bundle(bench_of: MakeBench) -> None:
     bench = bench_of(**FAST)
     bench.warm_up(*_history())
-    model = WorldModel.load(linear_bundle)
-    info = "jepa_msgs/msg/ModelInfo"
-    bench.bus.publish("jepa/model_info", info, bundle="b.jepa", manifest_sha256="0" * 64)
-    bench.bus.settle()
+    bench.info(bundle="b.jepa", manifest_sha256="0" * 64)
     _, result = bench.plan(np.zeros(6))
     assert result.status == NO_STATE
     assert "the world model runs bundle b.jepa (000000000000)" in result.message
-    bench.bus.publish(
-        "jepa/model_info",
-        info,
-        manifest_sha256=model.manifest.sha256,
-        variant_sha256=model.manifest.variant_sha256("fp32"),
-    )
-    bench.bus.settle()
+    bench.info()
     assert bench.plan(np.zeros(6))[1].status == PLANNED
 
 

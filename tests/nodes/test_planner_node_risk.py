@@ -183,6 +183,7 @@ def test_where_nothing_is_trusted_nothing_is_planned(
         past_actions=problem.past_actions,
         stamp=make("builtin_interfaces/msg/Time"),
         stamp_ns=0,
+        received_ns=0,
     )
     published: list[Any] = []
     world = World(
@@ -190,6 +191,7 @@ def test_where_nothing_is_trusted_nothing_is_planned(
         trust=lambda: ("", 1),
         flag=lambda: make("jepa_msgs/msg/ConfidenceFlag"),
         wait_newer=lambda than_ns, timeout_s: False,
+        over=lambda state: (0, ""),
         publish=published.append,
         closing=lambda: False,
     )

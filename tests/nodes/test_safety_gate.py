@@ -520,3 +520,104 @@ def test_trajectories_that_cannot_be_followed_are_replaced(
     assert bench.last().points[0].positions.tolist() == [0.1, 0.2]
     bench.move(1.0)
     assert bench.last().points[0].positions.tolist() == [2.0, 3.0]
+
+
+def test_an_empty_trajectory_is_a_stop(benches: list[Bench]) -> None:
+    """Sent by people who mean one; it does not make the gate forget whom to hold."""
+    bench = ArmBench(hold_time_s=0.05, stop_rate_hz=100.0, joint_state_timeout_s=5.0)
+    benches.append(bench)
+    for fields in ({}, {"joint_names": list(JOINTS)}):
+        bench.joints(0.1, 0.2)
+        bench.flag()
+        bench.move(5.0)
+        bench.joints(0.3, 0.4)
+        bench.bus.publish("cmd_in", TRAJECTORY, **fields)
+        hold = bench.last()
+        assert hold.joint_names == list(JOINTS)
+        assert hold.points[0].positions.tolist() == [0.3, 0.4]
+        count = len(bench.out)
+        bench.flag(level=3)
+        bench.bus.wait_for(lambda count=count: len(bench.out) > count)
+        bench.bus.wait_for(lambda: "REJECT" in bench.state()["message"])
+
+
+def test_every_stop_holds_the_joints_where_they_are_then(benches: list[Bench]) -> None:
+    bench = ArmBench(hold_time_s=0.05, stop_rate_hz=100.0)
+    benches.append(bench)
+    bench.joints(0.5, 0.7)
+    bench.flag()
+    bench.move(1.0)
+    bench.flag(level=3)
+    assert bench.last().points[0].positions.tolist() == [0.5, 0.7]
+    bench.flag()  # good again, and nothing is commanded: somebody moves the arm by hand
+    time.sleep(0.12)
+    bench.joints(2.0, -1.0)
+    bench.flag(level=3)
+    assert bench.last().points[0].positions.tolist() == [2.0, -1.0]
+
+
+def test_nothing_follows_the_last_word_of_a_gate_that_is_closed(
+    benches: list[Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Callbacks that had begun get the lock only after the stop."""
+    begun, go_on = threading.Event(), threading.Event()
+    handle = SafetyGateNode._on_command
+
+    def late(self: SafetyGateNode, message: Any) -> None:
+        begun.set()
+        go_on.wait(5.0)
+        handle(self, message)
+
+    monkeypatch.setattr(SafetyGateNode, "_on_command", late)
+    bench = Bench()
+    benches.append(bench)
+    bench.flag()
+    bench.bus.publish("cmd_in", TWIST, linear=_twist(1.0, 0.0).linear)
+    assert begun.wait(5.0)
+    close = bench.node._out.close
+
+    def slow() -> None:
+        go_on.set()
+        bench.bus.settle()
+        close()
+
+    monkeypatch.setattr(bench.node._out, "close", slow)
+    bench.node.close()
+    bench.node._on_flag(make(FLAG, level=2))
+    bench.node._report()
+    assert _numbers(bench.last()) == [0.0] * 6
+
+
+def test_a_command_of_long_ago_is_not_sent_anew(benches: list[Bench]) -> None:
+    bench = Bench(command_timeout_s=0.0)
+    benches.append(bench)
+    bench.flag()
+    bench.twist(1.0, 0.0)
+    time.sleep(0.51)  # who commanded is gone, and the base has stopped by its own time-out
+    count = len(bench.out)
+    bench.flag(level=2)
+    assert len(bench.out) == count
+
+
+@pytest.mark.parametrize(("age_s", "passes"), [(0.0, True), (0.3, True), (0.6, False), (60, False)])
+def test_a_stamped_command_may_not_be_older_than_the_time_out(
+    benches: list[Bench], age_s: float, passes: bool
+) -> None:
+    bench = Bench(STAMPED, command_timeout_s=0.5)
+    benches.append(bench)
+    bench.flag()
+    head = _header(time.time_ns() - round(age_s * 1e9), "base")
+    bench.bus.publish("cmd_in", STAMPED, header=head, twist=_twist(1.0, 0.0))
+    assert bench.last().twist.linear.x == float(passes)
+
+
+def test_a_flag_that_says_too_long_a_time_is_told(benches: list[Bench]) -> None:
+    bench = Bench(max_valid_for_s=2.0)
+    benches.append(bench)
+    for valid_for_s in (2.5, 3600.0):
+        bench.flag(valid_for_s=valid_for_s)
+        bench.bus.wait_for(lambda: "than max_valid_for_s, 2 s" in bench.state()["message"], 3.0)
+        assert (bench.state()["level"], bench.state()["valid_for_capped"]) == ("1", "true")
+        bench.flag(valid_for_s=2.0)
+        bench.bus.wait_for(lambda: bench.state()["valid_for_capped"] == "false", 3.0)
+        assert bench.state()["level"] == "0"

@@ -60,7 +60,7 @@ def _joints(arm: TrajectoryCommands, now_ns: int, *, stamp_ns: int = 0, **positi
 
 
 def _passed(arm: TrajectoryCommands, message: Any, speed: float, now_ns: int) -> Any:
-    assert arm.admit(message)
+    assert arm.admit(message, now_ns, CLOCK + now_ns)
     return arm.passed(message, speed, speed, now_ns, CLOCK + now_ns)
 
 
@@ -149,12 +149,12 @@ def test_an_arm_that_never_moved_has_nothing_to_hold() -> None:
     arm = _arm()
     assert arm.safe(0, CLOCK) is None
     assert arm.unsafe_reason == ""
-    assert not arm.admit(make("trajectory_msgs/msg/JointTrajectory"))
+    assert not arm.admit(make("trajectory_msgs/msg/JointTrajectory"), 0, CLOCK)
 
 
 def test_a_twist_is_sent_anew_only_to_go_slower() -> None:
     twist = make("geometry_msgs/msg/Twist", linear=make("geometry_msgs/msg/Vector3", x=2.0))
-    commands = TwistCommands(make, stamped=False)
+    commands = TwistCommands(make, stamped=False, timeout_ns=0)
     assert commands.again(0.5, 0.5, 0) is None
     commands.passed(twist, 0.5, 0.5, 0, CLOCK)
     assert commands.again(0.5, 0.5, 0) is None
@@ -163,3 +163,88 @@ def test_a_twist_is_sent_anew_only_to_go_slower() -> None:
     assert commands.again(0.25, 0.5, 0) is None
     commands.safe(0, CLOCK)
     assert commands.again(0.1, 0.1, 0) is None
+
+
+def _of(names: list[str], time_ms: int = 1000, **fields: Any) -> Any:
+    """A trajectory of some joints, with one point."""
+    fields.setdefault("positions", np.zeros(len(names)))
+    point = make(
+        "trajectory_msgs/msg/JointTrajectoryPoint",
+        time_from_start=_duration(time_ms * MS),
+        **fields,
+    )
+    return make("trajectory_msgs/msg/JointTrajectory", joint_names=names, points=[point])
+
+
+def test_a_hold_names_all_that_moved_since_the_last_one() -> None:
+    arm = _arm()
+    _joints(arm, 0, elbow=0.1, wrist=0.2, finger=0.3)
+    _passed(arm, _of(["elbow", "wrist"]), 1.0, 0)
+    _passed(arm, _of(["finger"]), 1.0, 1001 * MS)  # the first one is done
+    assert arm.safe(1010 * MS, CLOCK) is None  # joint states are stale, so nothing is held
+    assert "elbow, wrist, finger" in arm.unsafe_reason
+    _passed(arm, _of(["finger"]), 1.0, 1020 * MS)
+    _joints(arm, 1030 * MS, elbow=0.1, wrist=0.2, finger=0.3)
+    assert arm.safe(1040 * MS, CLOCK).joint_names == ["elbow", "wrist", "finger"]
+    assert arm.unsafe_reason == ""
+    _passed(arm, _of(["finger"]), 1.0, 1050 * MS)
+    assert arm.safe(1060 * MS, CLOCK).joint_names == ["finger"]
+
+
+def test_a_trajectory_at_work_is_replaced_as_a_whole_or_not_at_all() -> None:
+    arm = _arm()
+    _passed(arm, _of(["elbow", "wrist"]), 0.5, 0)  # takes two seconds
+    assert not arm.admit(_of(["wrist"]), 1999 * MS, CLOCK)
+    assert arm.admit(_of(["wrist", "elbow"]), 1999 * MS, CLOCK)
+    assert arm.admit(_of(["finger", "wrist", "elbow"]), 1999 * MS, CLOCK)
+    assert arm.admit(_of(["wrist"]), 2000 * MS, CLOCK)
+    _passed(arm, _of(["elbow", "wrist"]), 1.0, 3000 * MS)
+    arm.safe(3001 * MS, CLOCK)
+    assert arm.admit(_of(["wrist"]), 3002 * MS, CLOCK)  # a stop has ended it
+
+
+def test_a_joint_that_nobody_knows_does_not_keep_the_others_from_being_held() -> None:
+    arm = _arm()
+    _joints(arm, 0, elbow=0.1)
+    _passed(arm, _of(["elbow"], 10), 1.0, 0)
+    _passed(arm, _of(["typo"]), 1.0, 20 * MS)
+    hold = arm.safe(30 * MS, CLOCK)
+    assert (hold.joint_names, hold.points[0].positions.tolist()) == (["elbow"], [0.1])
+    assert "typo" in arm.unsafe_reason
+    assert "elbow" not in arm.unsafe_reason
+    assert arm.safe(40 * MS, CLOCK).joint_names == ["elbow"]
+    assert "typo" in arm.unsafe_reason
+    _joints(arm, 50 * MS, elbow=0.4, typo=0.5)
+    assert arm.safe(60 * MS, CLOCK).points[0].positions.tolist() == [0.4, 0.5]
+    assert arm.unsafe_reason == ""
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"positions": np.zeros(1)},
+        {"velocities": np.zeros(3)},
+        {"accelerations": np.zeros(1)},
+        {"effort": np.zeros(3)},
+    ],
+)
+def test_a_trajectory_has_a_number_per_joint_or_none(fields: dict[str, Any]) -> None:
+    assert _arm().admit(_of(["elbow", "wrist"]), 0, CLOCK)
+    assert not _arm().admit(_of(["elbow", "wrist"], **fields), 0, CLOCK)
+
+
+def test_bad_trajectories_do_not_say_whom_to_hold() -> None:
+    arm = _arm()
+    _joints(arm, 0, elbow=0.1, wrist=0.2)
+    assert arm.admit(_of(["elbow"]), 0, CLOCK)
+    assert not arm.admit(_of(["wrist"], positions=np.array([np.nan])), 0, CLOCK)
+    assert not arm.admit(make("trajectory_msgs/msg/JointTrajectory"), 0, CLOCK)
+    assert arm.safe(1 * MS, CLOCK).joint_names == ["elbow"]
+
+
+def test_a_twist_is_sent_anew_only_while_it_is_of_late() -> None:
+    twist = make("geometry_msgs/msg/Twist", linear=make("geometry_msgs/msg/Vector3", x=2.0))
+    commands = TwistCommands(make, stamped=False, timeout_ns=0)
+    commands.passed(twist, 1.0, 1.0, 0, CLOCK)
+    assert commands.again(0.5, 0.5, 499 * MS).linear.x == 1.0
+    assert commands.again(0.25, 0.25, 500 * MS) is None

@@ -14,8 +14,9 @@ import pytest
 
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Level, Reason
+from jepa_edge.nodes.diagnostics import ARRAY as DIAGNOSTICS
 from jepa_edge.nodes.messages import FLAG, MODEL_INFO, duration, header
-from jepa_edge.nodes.serial_bridge import DIAGNOSTICS, SerialBridgeNode
+from jepa_edge.nodes.serial_bridge import SerialBridgeNode
 from jepa_edge.serial.receiver import Receiver
 
 from .bus import LocalBus, make

@@ -166,7 +166,9 @@ def test_services_do_not_wait_for_a_step_that_does_not_end(
         begun_s = time.monotonic()
         rig.node.deactivate()
         assert time.monotonic() - begun_s < 2.0
+        rig.bus.settle()
         count = len(rig.arrived)
+        assert rig.flags[-1].level == 0
         go.set()
         time.sleep(0.1)
         rig.bus.settle()
@@ -174,6 +176,21 @@ def test_services_do_not_wait_for_a_step_that_does_not_end(
         # A new start is not held up by what the old one left.
         rig.node.activate()
         assert rig.play(episode, 0, 8, start_ns=T0_NS + 10**12)[-1].level > 0
+        # And no number is missing: the flag of that step came with the start.
+        assert [flag.seq for flag in rig.flags] == list(range(len(rig.flags)))
+        assert T0_NS in [stamp_of(flag) for flag in rig.flags[count:]]
+
+
+def test_the_last_flag_before_the_end_is_unknown(calibrated_bundle: Path, episode: Episode) -> None:
+    with running(calibrated_bundle) as rig:
+        for turn in range(3):
+            assert rig.play(episode, 0, 8, start_ns=T0_NS + turn * 10**12)[-1].level > 0
+            rig.node.deactivate()
+            rig.bus.settle()
+            assert rig.flags[-1].level == 0
+            assert _reasons(rig.flags[-1]) & Reason.STALE
+            rig.node.activate()
+        assert [flag.seq for flag in rig.flags] == list(range(len(rig.flags)))
 
 
 @pytest.mark.parametrize("clock", ["stands still", "goes back", "has not begun"])
@@ -329,6 +346,17 @@ def test_flags_of_two_threads_leave_in_the_order_of_their_numbers() -> None:
     assert left == [0, 1, 2]
     order.run(9, lambda: left.append(9))  # those between never come: waited for, but not for ever
     assert left[-1] == 9
+
+
+def test_flags_that_come_after_the_end_leave_with_the_next_start() -> None:
+    left: list[int] = []
+    order = InOrder()
+    order.close()
+    order.run(0, lambda: left.append(0))
+    assert not left
+    order.open()
+    order.run(1, lambda: left.append(1))
+    assert left == [0, 1]
 
 
 def test_the_mailbox_keeps_the_latest_and_counts_the_rest() -> None:

@@ -240,6 +240,41 @@ def test_the_plan_is_what_futures_are_drawn_under(
         rig.bus.wait_for(lambda: rig.predictions[-1].horizon == 5)  # the plan is over
 
 
+def test_one_trajectory_is_an_action_for_every_frame_after_it(
+    calibrated_bundle: Path, episode: Episode
+) -> None:
+    """An arm is told once where to go: a gate that waits for flags would never open else."""
+    parameters = {
+        "action_type": "trajectory_msgs/JointTrajectory",
+        "action_fields": ("positions[0]", "positions[1]"),
+    }
+    kind = "trajectory_msgs/msg/JointTrajectory"
+    after = make("builtin_interfaces/msg/Duration", sec=2)
+    points = [
+        make("trajectory_msgs/msg/JointTrajectoryPoint", positions=np.array([100.0, 100.0])),
+        make(
+            "trajectory_msgs/msg/JointTrajectoryPoint",
+            positions=np.array([300.0, 400.0]),
+            time_from_start=after,
+        ),
+    ]
+    with running(calibrated_bundle, **parameters) as rig:
+        rig.bus.publish("action", kind, joint_names=["a", "b"], points=points)
+        rig.bus.settle()
+        flags = []
+        for k in range(20):
+            stamp = T0_NS + k * PERIOD_NS
+            pixels = image_fields(stamp, episode.frames[k])
+            flags.append(rig.see(stamp + 5_000_000, **pixels))
+        rig.bus.wait_for(lambda: len(rig.embeddings) == 20)
+    assert not any(_reasons(flag) & Reason.INPUT_MISMATCH for flag in flags)
+    assert all(flag.level > 0 for flag in flags[WARM_UP + 1 :])
+    for k in (5, 15):
+        seconds = np.array([0.2 * (k - 1) + 0.05, 0.2 * (k - 1) + 0.15])
+        expected = np.stack([100 + np.minimum(seconds, 2) * rise for rise in (100, 150)], axis=1)
+        np.testing.assert_allclose(rig.embeddings[k].action, expected.reshape(-1), rtol=1e-5)
+
+
 def test_state_goes_along(calibrated_bundle: Path, episode: Episode) -> None:
     parameters = {
         "state_type": "sensor_msgs/JointState",
@@ -283,6 +318,44 @@ def test_the_latest_model_info_reaches_who_comes_late(calibrated_bundle: Path) -
     assert (info.history, info.tokens, info.dim) == (3, 1, 6)
     assert (info.action_dim, info.action_block, info.action_units) == (4, 2, "pixel")
     assert info.horizon == 5
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_model_info_tells_every_setting_as_it_was_resolved(
+    calibrated_bundle: Path, given: bool
+) -> None:
+    parameters: dict[str, object] = {}
+    if given:
+        parameters = {
+            "max_age_s": 0.5,
+            "max_latency_s": 0.15,
+            "fall_after": 5,
+            "samples": 6,
+            "seed": 9,
+            "latch": "caution",
+            "image_fit": "crop",
+            "action_type": "geometry_msgs/Twist",
+            "action_fields": ("linear.x", "angular.z"),
+            "action_timeout_s": 0.4,
+            "threads": 2,
+        }
+    with running(calibrated_bundle, **parameters) as rig:
+        told: list[Any] = []
+        rig.bus.backend("late").subscribe(
+            "jepa/model_info", "jepa_msgs/msg/ModelInfo", Qos(transient_local=True), told.append
+        )
+        rig.bus.wait_for(lambda: bool(told))
+        (info,) = told
+    # Of 5 Hz: flags hold for two periods, and a step may take one.
+    assert info.max_age == pytest.approx(0.5 if given else 0.4)
+    assert info.max_latency == pytest.approx(0.15 if given else 0.2)
+    assert (info.fall_after, info.samples, info.seed) == ((5, 6, 9) if given else (3, 8, 0))
+    assert info.latch == (2 if given else 0)
+    assert info.image_fit == ("crop" if given else "exact")
+    assert info.action_type == ("geometry_msgs/Twist" if given else "std_msgs/Float32MultiArray")
+    assert list(info.action_fields) == (["linear.x", "angular.z"] if given else [])
+    assert info.action_timeout == pytest.approx(0.4 if given else 0.0)
+    assert info.threads == (2 if given else 1)
 
 
 def test_uncalibrated_it_says_so_in_every_flag(linear_bundle: Path, episode: Episode) -> None:
@@ -404,6 +477,13 @@ def test_the_lifecycle_refuses_wrong_orders_and_can_go_round(
             "has no field 'w'",
         ),
         ({"samples": 1}, "samples is 1"),
+        (
+            {
+                "action_type": "trajectory_msgs/JointTrajectory",
+                "action_fields": ("positions", "positions[1]"),
+            },
+            "positions of trajectory_msgs/JointTrajectory is no number",
+        ),
         ({"require_signature": "/nowhere/key.pem"}, "/nowhere/key.pem"),
     ],
 )
@@ -431,6 +511,13 @@ def test_parameters_are_described_and_have_ranges() -> None:
         if isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool):
             assert math.isfinite(parameter.low)
             assert math.isfinite(parameter.high)
+
+
+def test_no_flag_may_be_told_to_hold_for_longer_than_a_minute() -> None:
+    (max_age,) = [parameter for parameter in PARAMETERS if parameter.name == "max_age_s"]
+    assert max_age.checked(60.0) == 60.0
+    with pytest.raises(InputError, match="expected 0 to 60"):
+        max_age.checked(60.1)
 
 
 def test_markers_show_level_and_spread(calibrated_bundle: Path, episode: Episode) -> None:

@@ -45,8 +45,9 @@ class World:
 
     state: the newest State, or None and why not. trust: why the model is not to be trusted now,
     empty if it is, and the flag's level. flag: the newest flag's message. wait_newer: of
-    `StateHistory`. over: how many blocks of a plan from a state are over by now, and why no plan is to
-    be published, if the newest state is lost meanwhile. publish: a plan (H, A). closing: whether the node goes down.
+    `StateHistory`. over: how many blocks of a plan from a state are over by now, and why no plan is
+    to be published, if the newest state is lost meanwhile. publish: a plan (H, A). closing: whether
+    the node goes down.
     """
 
     state: Callable[[], tuple[State | None, str]]

@@ -12,7 +12,11 @@ enum {
   TYPE_STATUS = 2
 };
 
-static uint16_t read_u16(const uint8_t* at) { return (uint16_t)(at[0] | (uint16_t)(at[1] << 8)); }
+/* Unsigned before the shift: where int has 16 bits a byte above 127 does not fit beside its sign.
+ */
+static uint16_t read_u16(const uint8_t* at) {
+  return (uint16_t)(at[0] | (uint16_t)((uint16_t)at[1] << 8));
+}
 
 static uint32_t read_u32(const uint8_t* at) {
   return (uint32_t)read_u16(at) | (uint32_t)read_u16(at + 2) << 16;
@@ -46,10 +50,11 @@ static uint32_t crc32_of(const uint8_t* data, uint8_t size) {
 }
 
 /* How much longer than the fastest of late a frame was under way. The smallest difference of
- * arrival and sending stands for no delay; it may rise by what the clocks drift apart. */
+ * arrival and sending stands for no delay; it may rise by what the clocks drift apart. When it
+ * falls by more than that, or frames take longer before it is settled, a backlog is being read. */
 static uint32_t delay_ms(jepa_link* link, uint32_t sent_ms, uint32_t now_ms) {
   const uint32_t measured = now_ms - sent_ms;
-  uint32_t drift;
+  uint32_t drift, delay, tolerance;
   if (!link->has_clock || now_ms - link->clock_last_ms > JEPA_LINK_FORGET_MS) {
     link->has_clock = true;
     link->settled = false;
@@ -61,14 +66,21 @@ static uint32_t delay_ms(jepa_link* link, uint32_t sent_ms, uint32_t now_ms) {
   drift = (now_ms - link->clock_drifted_ms) / JEPA_LINK_DRIFT_MS;
   link->clock_drifted_ms += drift * JEPA_LINK_DRIFT_MS;
   link->clock_offset += drift;
+  link->clock_anchor -= drift;
   if (before(measured, link->clock_offset)) link->clock_offset = measured;
-  if (before(link->clock_offset + JEPA_LINK_SETTLE_TOLERANCE_MS, link->clock_anchor)) {
+  if (before(link->clock_anchor, link->clock_offset)) link->clock_anchor = link->clock_offset;
+  delay = measured - link->clock_offset;
+  tolerance = link->settled ? JEPA_LINK_BACKLOG_MS : JEPA_LINK_SETTLE_TOLERANCE_MS;
+  if (link->clock_anchor - link->clock_offset > tolerance) {
     link->clock_anchor = link->clock_offset;
+    link->clock_anchored_ms = now_ms;
+    link->settled = false;
+  } else if (!link->settled && delay > JEPA_LINK_BACKLOG_MS) {
     link->clock_anchored_ms = now_ms;
   } else if (now_ms - link->clock_anchored_ms >= JEPA_LINK_SETTLE_MS) {
     link->settled = true;
   }
-  return measured - link->clock_offset;
+  return delay;
 }
 
 /* Whether the frame is newer than the last. */
@@ -92,6 +104,7 @@ static bool take_turn(jepa_link* link, uint32_t session, uint32_t seq) {
 static void take_flag(jepa_link* link, uint32_t delay, uint32_t now_ms) {
   const uint8_t* at = link->payload;
   jepa_link_flag* flag = &link->flag;
+  uint16_t valid_ms;
   flag->level = at[2] <= JEPA_LINK_REJECT ? at[2] : (uint8_t)JEPA_LINK_REJECT;
   flag->latched = (at[3] & 1U) != 0;
   flag->expired = (at[3] & 2U) != 0;
@@ -102,9 +115,10 @@ static void take_flag(jepa_link* link, uint32_t delay, uint32_t now_ms) {
   flag->flag_seq = read_u32(at + 24);
   flag->valid_for_ms = read_u16(at + 28);
   link->received_ms = now_ms;
-  link->remaining_ms = delay < flag->valid_for_ms ? flag->valid_for_ms - delay : 0;
+  valid_ms = flag->expired ? 0 : flag->valid_for_ms;
+  link->remaining_ms = delay < valid_ms ? valid_ms - delay : 0;
   ++link->flags;
-  if (flag->valid_for_ms > 0 && link->remaining_ms == 0) ++link->late;
+  if (valid_ms > 0 && link->remaining_ms == 0) ++link->late;
 }
 
 static void take_status(jepa_link* link) {

@@ -29,20 +29,28 @@ extern "C" {
 #define JEPA_LINK_MAX_PAYLOAD 128
 
 /* For this long the transit delay must not have fallen by more than the tolerance before a level is
- * believed: a backlog that drains after a start shows as a falling delay. */
+ * believed: a backlog that drains shows as a falling delay. */
 #ifndef JEPA_LINK_SETTLE_MS
 #define JEPA_LINK_SETTLE_MS 500
 #endif
 #ifndef JEPA_LINK_SETTLE_TOLERANCE_MS
 #define JEPA_LINK_SETTLE_TOLERANCE_MS 20
 #endif
+/* A frame that took so much longer than another before the delay is known, or a delay that falls by
+ * so much later, shows a backlog too: that time starts again. Keep it above the time between two
+ * turns of your loop. */
+#ifndef JEPA_LINK_BACKLOG_MS
+#define JEPA_LINK_BACKLOG_MS 100
+#endif
 /* After a longer silence the sender's clock is learned anew. */
 #ifndef JEPA_LINK_FORGET_MS
 #define JEPA_LINK_FORGET_MS 2000
 #endif
-/* The clocks may drift apart by one millisecond in so many: 1 %. */
+/* The clocks may drift apart by one millisecond in so many: 0.1 %, ten times what two crystals do.
+ * A delay that grows more slowly than that is not seen. 100 (1 %) for a clock that is no crystal.
+ */
 #ifndef JEPA_LINK_DRIFT_MS
-#define JEPA_LINK_DRIFT_MS 100
+#define JEPA_LINK_DRIFT_MS 1000
 #endif
 
 /* Zero is never good: memory that was only cleared reads UNKNOWN. */

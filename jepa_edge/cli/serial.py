@@ -47,6 +47,7 @@ Examples:
 \b
 A frame is lost when its number is missing, corrupt when its CRC is wrong, late when its time was
 over when it came. The level shown is what the decoder for microcontrollers would act on.
+Exit codes: 0 the time is over; 2 bad input, or the port could never be opened.
 """,
 )
 @PORT
@@ -91,6 +92,8 @@ def monitor(port: str, baud: int, seconds: float, as_json: bool) -> None:
                 click.echo(msgspec.json.encode(summary(receiver, heard)))
             elif heard is not None:
                 click.echo(f"{heard.time_s:.1f} s: {counts_text(receiver, heard)}")
+    if heard is not None and not heard.connects:
+        raise InputError(f"{port} could not be opened in {seconds:g} s: {heard.error}")
 
 
 @command.command(

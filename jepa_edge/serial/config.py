@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Level
+from jepa_edge.serial.frames import FLAG_WIRE_SIZE, STATUS_WIRE_SIZE
 
 MAX_RATE_HZ = 1000.0
 MAX_HOLD_S = 60.0
 _MAX_LINE_USE = 0.9
-"""Share of the line that flags may take; the rest is for a status and for gaps."""
+"""Share of the line that may be taken; the rest is for gaps."""
 
 
 class LinkProtocol(enum.Enum):
@@ -24,8 +25,10 @@ class LinkProtocol(enum.Enum):
 
 
 _USUAL_RATE_HZ = {LinkProtocol.JEPA: 20.0, LinkProtocol.MAVLINK: 10.0}
-_FLAG_BYTES = {LinkProtocol.JEPA: 39, LinkProtocol.MAVLINK: 60}
+_FLAG_BYTES = {LinkProtocol.JEPA: FLAG_WIRE_SIZE, LinkProtocol.MAVLINK: 2 * 30}
 """Bytes on the wire per flag: a frame; two NAMED_VALUE_FLOAT of MAVLink 2."""
+_BYTES_PER_S = {LinkProtocol.JEPA: STATUS_WIRE_SIZE, LinkProtocol.MAVLINK: 21 + 2 * 66}
+"""Bytes on the wire per second beside flags: a status; a HEARTBEAT and at most two STATUSTEXT."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,8 @@ class LinkConfig:
     receiver may act on one flag, even one that would be valid for longer; so the longest that a cut
     line goes unnoticed. max_backoff_s: longest pause between two attempts to open the port.
     system_id, component_id: of MAVLink.
-    Raises InputError for numbers out of range, and for a rate that the baud rate cannot carry.
+    Raises InputError for numbers out of range, for a rate that the baud rate cannot carry, and for
+    UDP without MAVLink.
     """
 
     port: str
@@ -67,12 +71,20 @@ class LinkConfig:
                 f"hold_s is {self.hold_s:g}, expected two periods of {1.0 / self.rate:g} s or "
                 "more: a single lost frame would interrupt the flag"
             )
-        needed = 10.0 * self.rate * _FLAG_BYTES[self.protocol]
+        if self.is_udp and self.protocol is not LinkProtocol.MAVLINK:
+            raise InputError(
+                f"port is {self.port!r}, which only protocol mavlink can use; for frames name a "
+                "device such as /dev/ttyACM0, socket://host:port or loop://"
+            )
+        per_flag, per_s = _FLAG_BYTES[self.protocol], _BYTES_PER_S[self.protocol]
+        needed = (self.rate * per_flag + per_s) * 10.0
         usable = _MAX_LINE_USE * self.baud
         if self.is_device and needed > usable:
+            possible = math.floor((usable / 10.0 - per_s) / per_flag)
             raise InputError(
-                f"{self.rate:g} flags per second need {needed:.0f} bit/s, the line has "
-                f"{self.baud}; raise baud, or lower rate_hz to {self.rate * usable / needed:.3g}"
+                f"{self.rate:g} flags per second and what goes with them need {needed:.0f} bit/s, "
+                f"the line has {self.baud} and is used to {_MAX_LINE_USE:.0%}; raise baud"
+                + (f", or lower rate_hz to {possible}" if possible >= 1 else "")
             )
 
     @property

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from jepa_edge.errors import InputError
 from jepa_edge.serial.config import LinkConfig, LinkFlag, LinkProtocol, LinkStats, LinkStatus
 from jepa_edge.serial.mavlink import MavlinkWire
-from jepa_edge.serial.ports import Port, check_port, open_port, why
+from jepa_edge.serial.ports import Port, check_port, open_port, pauses_s, why
 from jepa_edge.serial.wire import FrameWire, Said, Wire, expired
 
 logger = logging.getLogger(__name__)
 
-_FIRST_BACKOFF_S = 0.1
 _GOOD_AFTER_S = 1.0
 """A connection that lasted this long ends the back-off."""
 _BACKLOG = 128
@@ -64,7 +64,9 @@ class SerialLink:
         self._thread = threading.Thread(target=self._run, name="jepa-serial-link", daemon=True)
 
     def start(self) -> None:
-        """Start to send. Does not wait for the port."""
+        """Start to send; does not wait for the port. Raises InputError the second time."""
+        if self._stop.is_set() or self._thread.ident is not None:
+            raise InputError("a serial link is started once; make a new SerialLink")
         self._started_s = time.monotonic()
         self._thread.start()
 
@@ -95,7 +97,7 @@ class SerialLink:
         return self._stats
 
     def _run(self) -> None:
-        backoff_s = _FIRST_BACKOFF_S
+        pauses = pauses_s(self.config.max_backoff_s)
         while not self._stop.is_set():
             opened_s = math.inf
             try:
@@ -108,9 +110,8 @@ class SerialLink:
                 logger.exception("serial link to %s", self.config.port)
                 self._lost(f"{type(error).__name__}: {error}")
             if time.monotonic() - opened_s >= _GOOD_AFTER_S:
-                backoff_s = _FIRST_BACKOFF_S
-            self._stop.wait(backoff_s)
-            backoff_s = min(2.0 * backoff_s, self.config.max_backoff_s)
+                pauses = pauses_s(self.config.max_backoff_s)
+            self._stop.wait(next(pauses))
 
     def _serve(self, port: Port) -> None:
         """Send until the link is closed; raises OSError when the line is lost."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -12,23 +13,19 @@ from jepa_edge.serial.config import LinkConfig, LinkStatus
 from jepa_edge.serial.wire import Said
 
 HEARTBEAT_PERIOD_S = 1.0
+TEXT_PERIOD_S = 1.0
+"""Between two texts, so that a level that flaps does not fill the line and the screen."""
 _TEXT_SIZE = 50
 """Characters of one STATUSTEXT."""
 
 
 class MavlinkWire:
-    """HEARTBEAT every second, NAMED_VALUE_FLOAT jepa_flag and jepa_conf, STATUSTEXT on a change."""
+    """HEARTBEAT every second, NAMED_VALUE_FLOAT jepa_flag and jepa_conf, STATUSTEXT on a change:
+    at most one a second, but REJECT at once."""
 
     def __init__(self, config: LinkConfig) -> None:
         """Raises MissingDependencyError without pymavlink."""
-        try:
-            from pymavlink.dialects.v20 import common
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError(
-                "MAVLink needs the package pymavlink; install it with `pip install "
-                "'jepa-edge[mavlink]'`"
-            ) from error
-        self._common = common
+        self._common = common = pymavlink("dialects.v20.common")
         self._buffer = _Buffer()
         self._mavlink: Any = common.MAVLink(
             self._buffer, srcSystem=config.system_id, srcComponent=config.component_id
@@ -41,9 +38,10 @@ class MavlinkWire:
         }
         self._heartbeat_due_s = -math.inf
         self._told: Level | None = None
+        self._text_due_s = -math.inf
 
     def connected(self) -> None:
-        self._heartbeat_due_s = -math.inf
+        self._heartbeat_due_s = self._text_due_s = -math.inf
         self._told = None
 
     def introduce(self, status: LinkStatus) -> None:
@@ -66,13 +64,25 @@ class MavlinkWire:
         self._mavlink.named_value_float_send(time_ms, b"jepa_conf", confidence)
         # Last: PX4 has one topic for all names, and a slow reader sees the latest alone.
         self._mavlink.named_value_float_send(time_ms, b"jepa_flag", float(flag.level))
-        if flag.level != self._told:
-            self._told = flag.level
+        text_due = now_s >= self._text_due_s or flag.level is Level.REJECT
+        if flag.level is not self._told and text_due:
+            self._told, self._text_due_s = flag.level, now_s + TEXT_PERIOD_S
             text = f"JEPA {flag.level.name}"
             if flag.reasons:
                 text += ": " + ", ".join(Reason(flag.reasons).labels)
             self._mavlink.statustext_send(self._severity[flag.level], text.encode()[:_TEXT_SIZE])
         return self._buffer.taken()
+
+
+def pymavlink(module: str) -> Any:
+    """Return a module of pymavlink. Raises MissingDependencyError without it."""
+    try:
+        return importlib.import_module(f"pymavlink.{module}")
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "MAVLink needs the package pymavlink; install it with `pip install "
+            "'jepa-edge[mavlink]'`"
+        ) from error
 
 
 class _Buffer:

@@ -18,13 +18,12 @@ import msgspec
 from jepa_edge.flags import Level, Reason
 from jepa_edge.serial.config import LinkConfig
 from jepa_edge.serial.frames import FlagFrame, StatusFrame
-from jepa_edge.serial.ports import check_port, open_port, why
+from jepa_edge.serial.ports import check_port, open_port, pauses_s, why
 from jepa_edge.serial.receiver import Receiver, Reception
 from jepa_edge.sinks.terminal import LEVEL_STYLES
 
 _POLL_S = 0.005
 _REFRESH_S = 0.2
-_FIRST_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 1.0
 _ROWS = 16
 
@@ -54,7 +53,7 @@ def listen(config: LinkConfig, receiver: Receiver, seconds: float) -> Iterator[H
     check_port(config)
     start_s = time.monotonic()
     connects, error = 0, "not open yet"
-    backoff_s = _FIRST_BACKOFF_S
+    pauses = pauses_s(_MAX_BACKOFF_S)
 
     def heard(receptions: list[Reception]) -> Heard:
         now_s = time.monotonic()
@@ -70,7 +69,7 @@ def listen(config: LinkConfig, receiver: Receiver, seconds: float) -> Iterator[H
     while time.monotonic() - start_s < seconds:
         try:
             with contextlib.closing(open_port(config)) as port:
-                connects, error, backoff_s = connects + 1, "", _FIRST_BACKOFF_S
+                connects, error, pauses = connects + 1, "", pauses_s(_MAX_BACKOFF_S)
                 last = heard([])
                 yield last
                 while time.monotonic() - start_s < seconds:
@@ -86,8 +85,7 @@ def listen(config: LinkConfig, receiver: Receiver, seconds: float) -> Iterator[H
         except OSError as lost:
             error = why(lost)
         yield heard([])
-        time.sleep(backoff_s)
-        backoff_s = min(2.0 * backoff_s, _MAX_BACKOFF_S)
+        time.sleep(next(pauses))
 
 
 def summary(receiver: Receiver, heard: Heard) -> dict[str, Any]:

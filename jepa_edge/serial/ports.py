@@ -13,14 +13,17 @@ import stat
 import struct
 import termios
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from jepa_edge.errors import InputError, MissingDependencyError
 from jepa_edge.serial.config import LinkConfig
+from jepa_edge.serial.mavlink import pymavlink
 
 _SIOCOUTQNSD = 0x894B
 """Linux: bytes of a socket that have not been sent yet."""
 _LAST_WORDS_S = 0.1
+_FIRST_PAUSE_S = 0.1
 
 
 class Port(Protocol):
@@ -48,7 +51,7 @@ def check_port(config: LinkConfig) -> None:
     Raises MissingDependencyError without pyserial, or without pymavlink for UDP.
     """
     if config.is_udp:
-        _mavutil()
+        pymavlink("mavutil")
         host, _, number = config.port.split(":", 1)[1].rpartition(":")
         if not host or ":" in host or not (number.isdecimal() and int(number) < 65536):
             raise InputError(f"port is {config.port!r}, expected such as udpout:127.0.0.1:14550")
@@ -65,6 +68,14 @@ def check_port(config: LinkConfig) -> None:
 def why(error: OSError) -> str:
     """Return an error in words, without the number that pyserial says twice."""
     return error.strerror or str(error)
+
+
+def pauses_s(longest_s: float) -> Iterator[float]:
+    """Yield how long to wait between two attempts to open a port: 0.1 s, then doubled."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        yield min(pause_s, longest_s)
+        pause_s = min(2.0 * pause_s, longest_s)
 
 
 def open_port(config: LinkConfig) -> Port:
@@ -99,6 +110,7 @@ class _DescriptorPort:
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
+        _open.add(self)
 
     def write(self, data: bytes) -> bool:
         try:
@@ -136,6 +148,11 @@ class _DescriptorPort:
                 time.sleep(0.005)
             if self.waiting():
                 self.discard()
+        self.leave()
+
+    def leave(self) -> None:
+        """Close it in this process, whatever waits."""
+        _open.discard(self)
         self._opened.close()
 
 
@@ -154,13 +171,31 @@ class _SocketPort(_DescriptorPort):
         raise OSError(errno.EPIPE, "the reader does not read; closing to drop what waits")
 
     def close(self) -> None:
-        # pyserial's own close leaves a connection open that the other end has closed already.
+        self.leave()
+
+    def leave(self) -> None:
+        _open.discard(self)
+        # pyserial's own close leaves a connection open that the other end has closed already, and
+        # in a child it ends that of the parent.
         self._opened._socket.close()
-        self._opened.close()
+        self._opened.is_open = False
 
     def _set(self, level: int, name: int, value: int | bytes) -> None:
         with socket.socket(fileno=os.dup(self._descriptor)) as same:
             same.setsockopt(level, name, value)
+
+
+_open: set[_DescriptorPort] = set()
+
+
+def _leave_to_the_parent() -> None:
+    """A forked child would hold the device and its lock for as long as it lives."""
+    for port in list(_open):
+        with contextlib.suppress(OSError):
+            port.leave()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 class _ForeignPort:
@@ -190,7 +225,7 @@ class _UdpPort:
     """Datagrams, which are sent or lost, never queued for a reader."""
 
     def __init__(self, config: LinkConfig) -> None:
-        self._connection = _mavutil().mavlink_connection(config.port)
+        self._connection = pymavlink("mavutil").mavlink_connection(config.port)
 
     def write(self, data: bytes) -> bool:
         self._connection.write(data)
@@ -218,14 +253,3 @@ def _serial() -> Any:
             "'jepa-edge[serial]'`"
         ) from error
     return serial
-
-
-def _mavutil() -> Any:
-    try:
-        from pymavlink import mavutil
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "MAVLink needs the package pymavlink; install it with `pip install "
-            "'jepa-edge[mavlink]'`"
-        ) from error
-    return mavutil

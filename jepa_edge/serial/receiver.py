@@ -21,13 +21,17 @@ from jepa_edge.serial.frames import (
 )
 
 SETTLE_MS = 500
-"""For this long the transit delay must not have fallen before a level is believed: a backlog that
-drains after a start shows as a falling delay."""
+"""For this long the transit delay must not have fallen by more than the tolerance before a level is
+believed: a backlog that drains shows as a falling delay."""
 SETTLE_TOLERANCE_MS = 20
+BACKLOG_MS = 100
+"""A frame that took so much longer than another before the delay is known, or a delay that falls by
+so much later, shows a backlog too: that time starts again."""
 FORGET_MS = 2000
 """After a longer silence the sender's clock is learned anew."""
-DRIFT_MS = 100
-"""The clocks may drift apart by one millisecond in so many, 1 %."""
+DRIFT_MS = 1000
+"""The clocks may drift apart by one millisecond in so many, 0.1 %. A delay that grows more slowly
+than that is not seen."""
 _WORD = 0xFFFFFFFF
 
 
@@ -148,8 +152,9 @@ class Receiver:
             self.counts.flags += 1
             self.flag = frame
             self._received_ms = now_ms
-            self._remaining_ms = max(frame.valid_for_ms - delay_ms, 0)
-            self.counts.late += frame.valid_for_ms > 0 and self._remaining_ms == 0
+            valid_ms = 0 if frame.expired else frame.valid_for_ms
+            self._remaining_ms = max(valid_ms - delay_ms, 0)
+            self.counts.late += valid_ms > 0 and self._remaining_ms == 0
         return Reception(frame=frame, delay_ms=delay_ms)
 
 
@@ -157,7 +162,8 @@ class _Clock:
     """Tells how long a frame was under way, but for the shortest transit, without a common clock.
 
     The smallest difference of arrival and sending seen of late stands for no delay. It may rise by
-    what the clocks drift apart.
+    what the clocks drift apart. When it falls by more than that, or frames take longer before it is
+    settled, a backlog is being read.
     """
 
     def __init__(self) -> None:
@@ -179,8 +185,12 @@ class _Clock:
         self._drifted_ms += drift * DRIFT_MS
         delay = _signed(measured - self._offset - drift)
         self._offset += drift + min(delay, 0)
-        if _signed(self._anchor - self._offset) > SETTLE_TOLERANCE_MS:
-            self._anchor, self._anchored_ms = self._offset, now_ms
+        fall = max(_signed(self._anchor - drift - self._offset), 0)
+        self._anchor = self._offset + fall
+        if fall > (BACKLOG_MS if self.settled else SETTLE_TOLERANCE_MS):
+            self._anchor, self._anchored_ms, self.settled = self._offset, now_ms, False
+        elif not self.settled and delay > BACKLOG_MS:
+            self._anchored_ms = now_ms
         elif now_ms - self._anchored_ms >= SETTLE_MS:
             self.settled = True
         return max(delay, 0)

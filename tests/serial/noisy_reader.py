@@ -3,9 +3,10 @@
 
     python noisy_reader.py DESCRIPTOR SECONDS SHARE SEED [SCRIPT]
 
-DESCRIPTOR: the other end of the link's pty. SHARE of the bytes is lost or replaced by another. For
-every frame it is known which of its bytes were hit, so it is known what had to be accepted. Prints
-one JSON object. SCRIPT: a file for csrc/mcu/tests/host.c, with what this decoder was given.
+DESCRIPTOR: the other end of the link's pty, read until the link closes it, for SECONDS at most.
+SHARE of the bytes is lost or replaced by another. For every frame it is known which of its bytes
+were hit, so it is known what had to be accepted. Prints one JSON object. SCRIPT: a file for
+csrc/mcu/tests/host.c, with what this decoder was given.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def main() -> None:
                 continue
             try:
                 data = line.damage(os.read(descriptor, 4096))
-            except OSError:  # the link has not opened its end yet, or has closed it
+            except OSError:  # the link has closed its end, or not opened it yet
+                if line.sent:
+                    break
                 time.sleep(0.01)
                 continue
             now_ms = int(1e3 * time.monotonic()) % 2**32

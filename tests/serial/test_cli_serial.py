@@ -65,11 +65,12 @@ def relay(source: Line, target: Line, seconds: float, damage_every: int = 0) -> 
 
 def test_the_monitor_tells_every_frame_and_counts() -> None:
     with Line() as source, Line() as target:
-        monitor = opened(target.path, "--json", "--seconds", "2.5")
+        monitor = opened(target.path, "--json", "--seconds", "2")
         status = LinkStatus(variant="int8", model_sha256="ab" * 32, armed=True)
         with SerialLink(LinkConfig(port=source.path, rate_hz=50.0), status=status) as link:
             link.update(LinkFlag(level=Level.CAUTION, reasons=32, confidence=0.04, seq=3), 60.0)
-            relay(source, target, 1.2, damage_every=10)
+            relay(source, target, 1.0, damage_every=10)
+            relay(source, target, 0.2)  # only a later frame shows that one is lost
         records = [json.loads(line) for line in ended(monitor).splitlines()]
     summary = records.pop()
     assert {record["type"] for record in records} == {"flag", "status"}
@@ -90,7 +91,7 @@ def test_the_monitor_tells_every_frame_and_counts() -> None:
 def test_the_monitor_follows_a_line_that_is_unplugged(tmp_path: Path) -> None:
     device = tmp_path / "ttyJEPA"
     first = Line(device)
-    monitor = opened(str(device), "--seconds", "2.5")
+    monitor = opened(str(device), "--seconds", "1.8")
     os.write(first.end, encode(flag_frame(seq=1)))
     time.sleep(0.2)
     first.close()
@@ -102,6 +103,18 @@ def test_the_monitor_follows_a_line_that_is_unplugged(tmp_path: Path) -> None:
     assert "flags 2" in output
     assert "lost 3" in output
     assert "reconnects 1" in output
+
+
+def test_a_port_that_never_opened_is_an_error(tmp_path: Path) -> None:
+    code = "import sys; from jepa_edge.cli.app import main; main(sys.argv[1:])"
+    arguments = ("serial", "monitor", str(tmp_path / "nowhere"), "--seconds", "0.3")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "nowhere could not be opened in 0.3 s: " in done.stderr
+    assert "No such file" in done.stderr
 
 
 def test_text_from_the_line_does_not_reach_the_terminal_raw() -> None:
@@ -157,7 +170,7 @@ def test_on_a_terminal_there_is_a_table() -> None:
     with Line() as line, Line() as terminal:
         screen = os.open(terminal.path, os.O_RDWR | os.O_NOCTTY)
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "40"}
-        command = [sys.executable, "-c", CODE, "monitor", line.path, "--seconds", "1.5"]
+        command = [sys.executable, "-c", CODE, "monitor", line.path, "--seconds", "1"]
         monitor = subprocess.Popen(command, stdout=screen, stderr=screen, env=environment)
         os.close(screen)
         shown, seq, start_s = b"", 0, time.monotonic()

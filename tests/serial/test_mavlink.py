@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ CAUTION = LinkFlag(
 def heard(port: str, where: str, descriptor: int | None = None) -> list[dict[str, Any]]:
     """Say CAUTION for a second, then nothing for half a one; return what a reader decodes."""
     reader = subprocess.Popen(
-        [sys.executable, str(READER), where, "2.5"],
+        [sys.executable, str(READER), where, "15"],
         stdout=subprocess.PIPE,
         text=True,
         pass_fds=() if descriptor is None else (descriptor,),
@@ -51,8 +52,10 @@ def heard(port: str, where: str, descriptor: int | None = None) -> list[dict[str
         link.update(CAUTION, 1.0)
         with link:
             time.sleep(1.55)
+        time.sleep(0.2)
+        reader.terminate()
         messages = [json.loads(line) for line in told]
-    assert reader.wait(timeout=10) == 0
+    assert reader.wait(timeout=10) == -signal.SIGTERM
     return messages
 
 
@@ -100,13 +103,13 @@ def test_texts_come_on_a_change_of_the_level_alone() -> None:
     parser = common.MAVLink(None)
     texts: list[tuple[float, int, str]] = []
     levels = [Level.NOMINAL] * 3 + [Level.REJECT] * 3 + [Level.CAUTION] * 2 + [Level.NOMINAL] * 2
-    for step, level in enumerate(levels):
+    for step, level in enumerate(levels):  # one a second
         reasons = 0 if level is Level.NOMINAL else (1 << 16) - 1 >> step  # other bits each time
         flag = LinkFlag(level=level, reasons=reasons, confidence=math.nan)
         said = Said(flag=flag, expired=False, valid_for_s=0.5)
         texts += [
             (step, message.severity, message.text)
-            for message in parser.parse_buffer(wire.say(said, 0.1 * step))
+            for message in parser.parse_buffer(wire.say(said, 1.0 * step))
             if message.get_type() == "STATUSTEXT"
         ]
     assert [(step, severity) for step, severity, _ in texts] == [(0, 6), (3, 2), (6, 4), (8, 6)]
@@ -116,7 +119,36 @@ def test_texts_come_on_a_change_of_the_level_alone() -> None:
     wire.connected()  # a new listener is told where things stand
     (text,) = [
         message.text
-        for message in parser.parse_buffer(wire.say(expired(None), 2.0))
+        for message in parser.parse_buffer(wire.say(expired(None), 9.5))
         if message.get_type() == "STATUSTEXT"
     ]
     assert text == "JEPA UNKNOWN: stale"
+
+
+def texts_of(levels: list[Level]) -> list[tuple[int, str]]:
+    """Step and level of each text when these levels are said, ten a second."""
+    from pymavlink.dialects.v20 import common
+
+    wire = MavlinkWire(LinkConfig(port="loop://", protocol=LinkProtocol.MAVLINK))
+    parser = common.MAVLink(None)
+    return [
+        (step, message.text.removeprefix("JEPA "))
+        for step, level in enumerate(levels)
+        for message in parser.parse_buffer(
+            wire.say(Said(flag=LinkFlag(level=level), expired=False, valid_for_s=0.5), 0.1 * step)
+        )
+        if message.get_type() == "STATUSTEXT"
+    ]
+
+
+def test_a_level_that_flaps_gives_one_text_a_second() -> None:
+    texts = texts_of([Level.CAUTION, Level.NOMINAL, Level.NOMINAL] * 40)
+    assert len(texts) <= 12
+    assert all(later - step >= 10 for (step, _), (later, _) in itertools.pairwise(texts))
+
+
+def test_reject_is_told_at_once_and_the_last_level_in_the_end() -> None:
+    levels = [Level.NOMINAL] * 3 + [Level.CAUTION] * 2 + [Level.REJECT] * 3 + [Level.UNKNOWN] * 20
+    assert texts_of(levels) == [(0, "NOMINAL"), (5, "REJECT"), (15, "UNKNOWN")]
+    flapping = texts_of([Level.REJECT, Level.NOMINAL] * 50)
+    assert len(flapping) <= 20

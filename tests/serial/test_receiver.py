@@ -4,6 +4,8 @@ is."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from jepa_edge.flags import Level
@@ -156,7 +158,89 @@ def test_a_backlog_at_the_start_is_not_believed(drain_ms: int) -> None:
     assert min(believed) < 50 + drain_ms
 
 
-@pytest.mark.parametrize("ppm", [-9_000, -100, 0, 100, 9_000])
+@pytest.mark.parametrize("pause_ms", [0, 600, 1900])
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_backlog_after_a_pause_is_not_believed(settled: bool, pause_ms: int) -> None:
+    """The firmware begins to read, or goes on, 6 s late: one frame, a pause, then one every 5 ms.
+    The sender says REJECT by now."""
+    stream, believed = Stream(), []
+    waiting = []
+    for step in range(400):
+        stream.wait(PERIOD_MS)
+        frame = stream.frame(Level.REJECT if step >= 40 else Level.NOMINAL, valid_for_ms=500)
+        if settled and step < 20:
+            stream.take(frame)
+        else:
+            waiting.append(frame)
+        if step == 140:
+            break
+    assert stream.level is Level.UNKNOWN
+    stream.take(waiting.pop(0))
+    for ms in range(0, 6000, 5):
+        stream.wait(5)
+        if ms % PERIOD_MS == 0:
+            waiting.append(stream.frame(Level.REJECT, valid_for_ms=500))
+        if ms >= pause_ms and waiting:
+            frame = waiting.pop(0)
+            stream.take(frame)
+            if stream.level is not Level.UNKNOWN:
+                believed.append((stream.level, stream.sender_ms - frame.time_ms))
+    assert {level for level, _ in believed} == {Level.REJECT}
+    assert max(age_ms for _, age_ms in believed) < 50
+
+
+def test_a_fall_of_the_delay_takes_the_belief_back() -> None:
+    """A bridge delivers late without a break, which cannot be seen; then it catches up."""
+    stream, levels = Stream(), []
+    stream.settle()
+    for _ in range(40):
+        stream.take(stream.frame())
+        levels.append(stream.level)
+        stream.wait(PERIOD_MS, receiver_ms=PERIOD_MS - 30)
+    assert set(levels[:4]) == {Level.NOMINAL}
+    assert set(levels[4:]) == {Level.UNKNOWN}
+
+
+@pytest.mark.parametrize("loop_ms", [20, 40, 70])
+def test_a_slow_loop_settles_and_stays_so(loop_ms: int) -> None:
+    """It looks at what came every loop_ms, at a time that shifts slowly against the sender's."""
+    stream, waiting, levels = Stream(), [], []
+    for ms in range(120_000):
+        stream.wait(1, receiver_ms=0 if ms % 5_000 == 0 else 1)  # 200 ppm
+        if ms % PERIOD_MS == 0:
+            waiting.append(stream.frame(valid_for_ms=400))
+        if (stream.now_ms - 77_000) % loop_ms == 0:
+            while waiting:
+                stream.take(waiting.pop(0))
+            levels.append(stream.level)
+    assert set(levels[2_000 // loop_ms :]) == {Level.NOMINAL}
+
+
+def test_a_level_that_is_already_over_is_not_believed() -> None:
+    stream = Stream()
+    stream.settle()
+    stream.take(replace(stream.frame(), expired=True))
+    assert stream.level is Level.UNKNOWN
+    assert stream.receiver.counts.late == 0
+
+
+def test_a_delay_that_grows_by_more_than_clocks_drift_is_seen() -> None:
+    """By 0.5 %, for ten minutes: believed while not much older than its time, then no more."""
+    stream = Stream()
+    stream.settle()
+    start_ms, oldest_ms = stream.sender_ms, 0.0
+    for _ in range(20 * 600):
+        stream.take(stream.frame(valid_for_ms=400))
+        delay_ms = 0.005 * (stream.sender_ms - start_ms)
+        if stream.level is Level.NOMINAL:
+            oldest_ms = max(oldest_ms, delay_ms)
+        stream.sender_ms += PERIOD_MS
+        stream.now_ms = 77_000 + int((stream.sender_ms - 1_000) + delay_ms)
+    assert 300 < oldest_ms < 550
+    assert stream.level is Level.UNKNOWN
+
+
+@pytest.mark.parametrize("ppm", [-900, -100, 0, 100, 900])
 def test_clocks_that_drift_apart_do_no_harm(ppm: int) -> None:
     stream = Stream(sender_ms=2**32 - 10_000)  # wraps on the way
     stream.settle()

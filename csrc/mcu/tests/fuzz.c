@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Whatever bytes come: the decoder accepts a frame if and only if a second, slow and plain decoder
- * here does, and the frame after any delimiter is accepted again.
+ * here does, the frame after any delimiter is accepted again, and a level other than UNKNOWN is
+ * that of the last flag accepted, whose time is not over, of a sender heard for long enough.
  *
  * With libFuzzer:  clang -fsanitize=fuzzer,address,undefined fuzz.c ../jepa_link.c
  * Without:         cc -DJEPA_LINK_FUZZ_MAIN -fsanitize=address,undefined fuzz.c ../jepa_link.c
@@ -54,8 +55,7 @@ static uint32_t word(const uint8_t* at) {
   return at[0] + 256U * (at[1] + 256U * (at[2] + 256U * (uint32_t)at[3]));
 }
 
-static jepa_link_event plain_verdict(const uint8_t* stuffed, size_t size) {
-  static uint8_t payload[2 * MOST];
+static jepa_link_event plain_verdict(const uint8_t* stuffed, size_t size, uint8_t* payload) {
   const int length = plain_unstuff(stuffed, size, payload);
   if (length < 20 || length > JEPA_LINK_MAX_PAYLOAD) return JEPA_LINK_CORRUPT;
   if (plain_crc(payload, (size_t)length - 4) != word(payload + length - 4))
@@ -89,8 +89,35 @@ typedef struct {
   jepa_link link;
   uint8_t stuffed[4 * MOST];
   size_t size;
-  uint32_t now_ms;
+  uint32_t now_ms, seq;
+  /* Of the frames accepted: the session, since when it is heard without a long silence, the last
+   * frame, and the last flag. */
+  uint32_t session, heard_since_ms, heard_ms, flag_ms, valid_for_ms;
+  uint8_t level;
+  bool heard;
 } line;
+
+static void remember(line* on, const uint8_t* payload, bool is_flag) {
+  const uint32_t session = word(payload + 4);
+  if (!on->heard || session != on->session || on->now_ms - on->heard_ms > JEPA_LINK_FORGET_MS)
+    on->heard_since_ms = on->now_ms;
+  if (session != on->session) on->valid_for_ms = 0;
+  on->heard = true;
+  on->session = session;
+  on->heard_ms = on->now_ms;
+  if (!is_flag) return;
+  on->flag_ms = on->now_ms;
+  on->level = payload[2] < 3 ? payload[2] : 3;
+  on->valid_for_ms = (payload[3] & 2) != 0 ? 0 : payload[28] + 256U * payload[29];
+}
+
+static void check_level(line* on) {
+  const uint8_t level = jepa_link_level(&on->link, on->now_ms);
+  if (level == JEPA_LINK_UNKNOWN) return;
+  REQUIRE(on->heard && level == on->level);
+  REQUIRE(on->now_ms - on->flag_ms < on->valid_for_ms);
+  REQUIRE(on->heard_ms - on->heard_since_ms >= JEPA_LINK_SETTLE_MS);
+}
 
 static void feed(line* on, uint8_t byte) {
   const jepa_link before = on->link;
@@ -103,18 +130,26 @@ static void feed(line* on, uint8_t byte) {
   if (on->size == 0) {
     REQUIRE(event == JEPA_LINK_NONE);
   } else {
-    const jepa_link_event expected = plain_verdict(on->stuffed, on->size);
+    static uint8_t payload[8 * MOST];
+    const jepa_link_event expected = plain_verdict(on->stuffed, on->size, payload);
     const bool accepted = expected == JEPA_LINK_FLAG_FRAME || expected == JEPA_LINK_STATUS_FRAME;
     REQUIRE(event == expected || (accepted && event == JEPA_LINK_REPEATED));
     REQUIRE(event != JEPA_LINK_REPEATED || before.has_session);
     if (event != JEPA_LINK_FLAG_FRAME) {
       REQUIRE(memcmp(&before.flag, &on->link.flag, sizeof before.flag) == 0);
     }
+    if (accepted && event == expected) remember(on, payload, event == JEPA_LINK_FLAG_FRAME);
   }
   on->size = 0;
 }
 
-/* Raw bytes, or a body with the right CRC and stuffing, or one with a byte of it damaged. */
+static void put(uint8_t* at, uint32_t number) {
+  int i;
+  for (i = 0; i < 4; ++i) at[i] = (uint8_t)(number >> 8 * i);
+}
+
+/* Raw bytes, or a body with the right CRC and stuffing, or one with a byte of it damaged. Half of
+ * the bodies are the next frame of one session, up to 31 ms old. */
 static void play(line* on, const uint8_t* data, size_t size) {
   static uint8_t payload[MOST], stuffed[2 * MOST];
   while (size >= 3) {
@@ -133,33 +168,35 @@ static void play(line* on, const uint8_t* data, size_t size) {
         memset(payload + length, 0, MOST - length);
         payload[0] = 1;
         payload[1] = body == 32 ? 1 : 2;
+        if (kind & 0x20) {
+          put(payload + 4, 7);
+          put(payload + 8, ++on->seq);
+          put(payload + 12, on->now_ms - payload[12] % 32);
+        }
         count = body;
       } else {
         count = length;
       }
       crc = plain_crc(payload, count);
-      for (i = 0; i < 4; ++i) payload[count++] = (uint8_t)(crc >> 8 * i);
-      count = stuff(payload, count, stuffed);
+      put(payload + count, crc);
+      count = stuff(payload, count + 4, stuffed);
       if (kind % 4 == 3) stuffed[(kind + on->now_ms) % count] ^= (uint8_t)(kind | 1U);
       for (i = 0; i < count; ++i) feed(on, stuffed[i]);
       if (kind < 0x80) feed(on, 0);
     }
     data += length, size -= length;
-    REQUIRE(jepa_link_level(&on->link, on->now_ms) <= JEPA_LINK_REJECT);
+    check_level(on);
   }
 }
 
 /* A flag of a session that is new, so that no earlier seq stands in its way. */
 static void recover(line* on) {
   uint8_t payload[36] = {1, 1, JEPA_LINK_NOMINAL}, stuffed[40];
-  uint32_t session, crc;
   size_t count, i;
   feed(on, 0);
-  session = on->link.session + 1;
-  for (i = 0; i < 4; ++i) payload[4 + i] = (uint8_t)(session >> 8 * i);
+  put(payload + 4, on->link.session + 1);
   payload[28] = 200;
-  crc = plain_crc(payload, 32);
-  for (i = 0; i < 4; ++i) payload[32 + i] = (uint8_t)(crc >> 8 * i);
+  put(payload + 32, plain_crc(payload, 32));
   count = stuff(payload, sizeof payload, stuffed);
   for (i = 0; i < count; ++i) feed(on, stuffed[i]);
   on->size = 0;

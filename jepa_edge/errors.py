@@ -32,3 +32,8 @@ class MissingDependencyError(JepaEdgeError):
 
 class NoTrustedPlanError(JepaEdgeError):
     """Every candidate was refused, by the trust horizon or by an objective: stop and ask."""
+
+
+def printable(text: str) -> str:
+    """Return a stranger's text with control characters spelled out: no terminal obeys them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

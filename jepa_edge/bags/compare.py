@@ -9,19 +9,15 @@ from typing import Any
 
 import msgspec
 
-from jepa_edge.bags.recorded import duration_ns
 from jepa_edge.flags import Level, Reason
 
-FRAME_FIELDS = (
-    "seq",
-    "episode",
-    "caution_threshold",
-    "reject_threshold",
-    "input_age",
-    "latency",
-    "valid_for",
-)
-"""Fields that a flag has whatever came before it."""
+FED_FIELDS = ("seq", "episode", "input_age", "latency", "valid_for")
+"""Fields that a replay is given by the flag itself where a bag begins within a run."""
+
+PART_FIELDS = ("caution_threshold", "reject_threshold")
+"""Fields that a flag has whatever came before it, and that nobody fed in."""
+
+_SECOND_NS = 1_000_000_000
 
 BUDGET_FIELDS = ("episode_steps", "budget_period")
 """Fields that count since the episode began."""
@@ -36,7 +32,8 @@ FIELDS = (
     "ood_score",
     "innovation",
     *BUDGET_FIELDS,
-    *FRAME_FIELDS,
+    *PART_FIELDS,
+    *FED_FIELDS,
 )
 """All but the header, which names the frame and so is what a flag is made again from."""
 
@@ -58,6 +55,11 @@ class FlagDifference(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     stamp_ns: int
     fields: tuple[FieldDifference, ...]
+
+
+def duration_ns(message: Any) -> int:
+    """A builtin_interfaces/Duration in nanoseconds."""
+    return int(message.sec) * _SECOND_NS + int(message.nanosec)
 
 
 def differing(recorded: Any, replayed: Any, names: tuple[str, ...]) -> tuple[FieldDifference, ...]:

@@ -9,6 +9,7 @@ import msgspec
 
 from jepa_edge.bags.compare import FieldDifference, differing
 from jepa_edge.bags.recorded import Run
+from jepa_edge.errors import printable
 from jepa_edge.flags import Reason
 from jepa_edge.monitor import Monitor
 from jepa_edge.nodes.messages import header, model_info_message
@@ -64,4 +65,4 @@ def disarmed_reason(run: Run) -> str:
     if not any(Reason.NOT_ARMED in flag.reasons for flag in run.flags.values()):
         return ""
     told: Any = "" if run.info is None else run.info.armed_reason
-    return str(told) or "the recorded flags say so"
+    return printable(str(told)) or "the recorded flags say so"

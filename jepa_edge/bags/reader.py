@@ -4,25 +4,20 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePath
+from typing import Any
 
+from jepa_edge.bags.expansion import check_chunks, check_file, expand_message
 from jepa_edge.bundle import sha256_file
-from jepa_edge.errors import InputError
+from jepa_edge.errors import InputError, printable
 from jepa_edge.ros_types import typestore
 from jepa_edge.sources import BAG_METADATA as METADATA
 from jepa_edge.sources import BAG_SUFFIXES
-
-if TYPE_CHECKING:
-    pass
-
-logger = logging.getLogger(__name__)
 
 _OURS = "jepa_msgs/"
 
@@ -66,20 +61,20 @@ class Bag:
         without rosbags."""
         self.path = Path(path)
         self._store = typestore()
+        self._expansion_checked = False
+        with self._damage_told():
+            self.files = self._data_files()
         with self._reading() as reader:
             self.topics: dict[str, str] = {}
             for connection in reader.connections:
                 known = self.topics.setdefault(connection.topic, connection.msgtype)
                 if known != connection.msgtype:
                     raise InputError(
-                        f"{self.path} has {connection.topic} as {known} and as "
-                        f"{connection.msgtype}; expected one type per topic"
+                        f"{self.path} has {connection.topic!r} as {known!r} and as "
+                        f"{connection.msgtype!r}; expected one type per topic"
                     )
                 self._check_definition(connection)
             self.message_count: int = reader.message_count
-            self.duration_s: float = reader.duration * 1e-9
-            names = [Path(entry["path"]).name for entry in getattr(reader.storage, "files", [])]
-        self.files = [self.path / name for name in names] or _data_files(self.path)
 
     @cached_property
     def sha256(self) -> str:
@@ -114,7 +109,7 @@ class Bag:
         elif len(topics) < 2:
             return topics[0] if topics else None
         raise InputError(
-            f"{self.path} has {_either(kinds)} on {', '.join(topics) or 'no topic'}"
+            f"{self.path} has {_either(kinds)} on {listed(topics) or 'no topic'}"
             + (f", not on {wanted}" if wanted else "")
             + f"; name one with {option}"
         )
@@ -130,18 +125,29 @@ class Bag:
             chosen = [c for c in reader.connections if c.topic in topics]
             if not chosen:
                 return
+            expand = self._prepare(reader.storage)
             count, told = 0, sum(connection.msgcount for connection in chosen)
+            # What the files themselves tell of, which metadata may pass over.
+            parts = getattr(reader.storage, "storages", [])
+            held = [c.msgcount for part in parts for c in part.connections if c.topic in topics]
+            told = max(told, sum(held))
             for connection, received_ns, payload in reader.messages(connections=chosen):
                 count += 1
                 yield BagMessage(
                     topic=connection.topic,
                     type=connection.msgtype,
                     received_ns=received_ns,
-                    message=self._store.deserialize_cdr(payload, connection.msgtype),
+                    message=self._store.deserialize_cdr(
+                        expand_message(payload, self.path) if expand else payload,
+                        connection.msgtype,
+                    ),
                 )
-
-            if count < told:
-                logger.warning("%s: %d messages are there of %d", self.path, count, told)
+        if count < told:
+            raise InputError(
+                f"{self.path} tells of {told} messages on {listed(sorted(topics))} and gives "
+                f"{count}: its {METADATA} does not fit its files, or messages are missing; "
+                "`ros2 bag reindex`, or naming a single file of it, may help"
+            )
 
     def knows(self, kind: str) -> bool:
         """Whether messages of this type can be read."""
@@ -158,9 +164,13 @@ class Bag:
                 f"{self.path} is no bag: expected a directory with {METADATA}, or a file ending in "
                 f"{' or '.join(BAG_SUFFIXES)}" + _cut_off(self.path)
             )
+        with self._damage_told(), Reader(self.path) as reader:
+            yield reader
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
         try:
-            with Reader(self.path) as reader:
-                yield reader
+            yield
         except _damage() as error:
             raise InputError(
                 f"{self.path} is damaged or cut off: {_told(error)}; `ros2 bag reindex` or `mcap "
@@ -175,13 +185,51 @@ class Bag:
         recorded = connection.digest or _hash_of(connection)
         if recorded and recorded != self._store.hash_rihs01(kind):
             raise InputError(
-                f"{self.path}: {kind} on {connection.topic} has another definition "
-                f"({recorded[:15]}) than this jepa-edge ({self._store.hash_rihs01(kind)[:15]}); "
+                f"{self.path}: {kind} on {connection.topic!r} has another definition "
+                f"({recorded[:15]!r}) than this jepa-edge ({self._store.hash_rihs01(kind)[:15]}); "
                 "replay it with the version that recorded it"
             )
 
     def _listing(self) -> str:
-        return ", ".join(f"{t} ({k})" for t, k in sorted(self.topics.items())) or "no topics"
+        return (
+            ", ".join(f"{printable(t)} ({printable(k)})" for t, k in sorted(self.topics.items()))
+            or "no topics"
+        )
+
+    def _data_files(self) -> list[Path]:
+        """The files that rosbags reads: this one, or those of a directory's metadata."""
+        if not self.path.is_dir():
+            return [self.path]
+        if not (self.path / METADATA).is_file():
+            return []  # no bag, which `_reading` says
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import YAMLError
+
+        try:
+            told = YAML(typ="safe").load((self.path / METADATA).read_text())
+        except YAMLError as error:
+            raise ValueError(str(error)) from error
+        information = told["rosbag2_bagfile_information"]
+        files = [self.path / PurePath(name).name for name in information["relative_file_paths"]]
+        if (information.get("compression_mode") or "").lower() == "file":
+            for file in filter(Path.is_file, files):
+                check_file(file)
+        return files
+
+    def _prepare(self, storage: Any) -> bool:
+        """Check once what chunks expand to; return whether messages are to be expanded here.
+
+        storage: rosbags' reader of a directory or a file.
+        """
+        if not self._expansion_checked:
+            for part in getattr(storage, "storages", [storage]):
+                check_chunks(part, self.path)
+            self._expansion_checked = True
+        if storage.metadata.compression_mode != "message":
+            return False
+        # rosbags would expand messages to whatever size they have.
+        storage.metadata = storage.metadata._replace(compression_mode=None)
+        return True
 
 
 def _damage() -> tuple[type[Exception], ...]:
@@ -236,7 +284,12 @@ def _hash_of(connection: Any) -> str:
 
 
 def _told(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return printable(" ".join(str(error).split()).rstrip(".")) or type(error).__name__
+
+
+def listed(names: Collection[str]) -> str:
+    """Names from a bag, for a message."""
+    return ", ".join(map(printable, names))
 
 
 def _either(kinds: Collection[str]) -> str:
@@ -251,10 +304,3 @@ def _cut_off(path: Path) -> str:
             f"`ros2 bag reindex {path}`, or name a single file of it"
         )
     return ""
-
-
-def _data_files(path: Path) -> list[Path]:
-    """The file itself, or a directory's, where the metadata names none."""
-    if path.is_file():
-        return [path]
-    return sorted(entry for entry in path.iterdir() if entry.is_file() and entry.name != METADATA)

@@ -7,22 +7,21 @@ import enum
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.bags.compare import FIELDS, differing, duration_ns
 from jepa_edge.bags.reader import Bag
 from jepa_edge.bags.topics import PARAMETER_EVENTS, Topics
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Reason
 from jepa_edge.nodes.messages import stamp_ns
 
-_SWAPPED = 2
-"""Two threads publish flags, so neighbours may be recorded in the wrong order, but no others."""
-
-_SECOND_NS = 1_000_000_000
+_LATE = 8
+"""Flags may be recorded a few places late: two threads publish them, and one may be sent again."""
 
 
 class Made(enum.Enum):
@@ -49,13 +48,15 @@ class RecordedEmbedding:
 class RecordedFlag:
     """One flag. message: ConfidenceFlag. embedding: of the same frame, if one was published.
 
-    stamp_ns: of its frame, or the time of a flag without one. of_stamp: a step's frame is that
-    image of its stamp, counted from 0: two images may have one stamp.
+    others: what else the bag says that this flag was, which no honest bag does. stamp_ns: of its
+    frame, or the time of a flag without one. of_stamp: a step's frame is that image of its stamp,
+    counted from 0: two images may have one stamp.
     """
 
     message: Any
     embedding: RecordedEmbedding | None
     stamp_ns: int
+    others: tuple[Any, ...] = ()
     made: Made = Made.STEP
     of_stamp: int = 0
 
@@ -84,12 +85,17 @@ class RecordedFlag:
 class Run:
     """From one start of the node to the next, as far as the bag holds it.
 
-    info: ModelInfo, the newest before the first flag, or the first after it. parts: flags without a
-    gap in their numbers; only a part that begins with flag 0 begins with all that it depends on.
+    info: ModelInfo, the newest before the first flag, or the first after it; own_info: whether it
+    came for this run. first_image: place among all images of the bag from which on they may be this
+    run's. parts: flags without a gap in their numbers; only a part that begins with flag 0 begins
+    with all that it depends on. left_out: first flags whose frames came before the bag.
     """
 
     info: Any | None = None
+    own_info: bool = False
+    first_image: int = 0
     flags: dict[int, RecordedFlag] = field(default_factory=dict)
+    left_out: int = 0
 
     @property
     def parts(self) -> list[list[RecordedFlag]]:
@@ -106,8 +112,13 @@ class Run:
 
     @property
     def clocked(self) -> bool:
-        """Whether the session had a clock: then no input is exactly as new as its stamp, always."""
-        return any(flag.age_ns or flag.made is not Made.STEP for flag in self.flags.values())
+        """Whether the session had a clock.
+
+        Without one no input has an age and nothing is stale. With one whose ticks are the stamps,
+        as simulated time may be, every age is 0 too; as long as nothing was stale that clock said
+        nothing, and a session without one gives the same flags.
+        """
+        return any(flag.age_ns or Reason.STALE in flag.reasons for flag in self.flags.values())
 
     @property
     def lost(self) -> int:
@@ -140,66 +151,106 @@ def read_recorded(bag: Bag, topics: Topics) -> Recorded:
     wanted = {topics.image, topics.flag, topics.embedding, topics.info}
     if PARAMETER_EVENTS in bag.topics and bag.knows(bag.topics[PARAMETER_EVENTS]):
         wanted.add(PARAMETER_EVENTS)
-    images: Counter[int] = Counter()
+    heard = _Heard()
     parameters: dict[str, dict[str, Any]] = {}
-    runs: list[Run] = []
-    newest_info: Any | None = None
     for entry in bag.messages([topic for topic in wanted if topic is not None]):
         message = entry.message
         if entry.topic == topics.image:
-            images[stamp_ns(message.header)] += 1
+            heard.images.append(stamp_ns(message.header))
         elif entry.topic == topics.info:
-            _take_info(runs, message, newest_info)
-            newest_info = message
+            heard.take_info(message)
         elif entry.topic == PARAMETER_EVENTS:
             _take_parameters(parameters, message)
+        elif entry.topic == topics.embedding:
+            heard.take_flag(message.flag, _embedding(message))
         else:
-            _take_flag(runs, message, newest_info, embedding=entry.topic == topics.embedding)
-    for run in runs:
-        _classify(run, images)
-        _drop_head(run)
-    runs = [run for run in runs if run.flags]
-    return Recorded(runs=runs, images=images, parameters=parameters)
+            heard.take_flag(message, None)
+    return Recorded(runs=heard.classified(), images=Counter(heard.images), parameters=parameters)
 
 
-def duration_ns(message: Any) -> int:
-    """A builtin_interfaces/Duration in nanoseconds."""
-    return int(message.sec) * _SECOND_NS + int(message.nanosec)
+class _Heard:
+    """What was heard so far, in the order of the recording. images: their stamps, ns."""
 
+    def __init__(self) -> None:
+        self.images: list[int] = []
+        self._runs: list[Run] = []
+        self._info: Any | None = None
+        self._zeros: set[bool] = set()  # who told flag 0 of the newest run: jepa/embedding or not
+        self._images_then = 0  # images heard when the newest flag came
 
-def _take_info(runs: list[Run], info: Any, before: Any | None) -> None:
-    """Begin a run with a new ModelInfo; one that came behind its first flags is theirs."""
-    if before is not None and _told(before) == _told(info):
-        return
-    first = min((flag.stamp_ns for flag in runs[-1].flags.values()), default=0) if runs else 0
-    if runs and (runs[-1].info is None or stamp_ns(info.header) <= first):
-        runs[-1].info = info
-    else:
-        runs.append(Run(info=info))
+    def take_info(self, info: Any) -> None:
+        """Begin a run with a new ModelInfo; one that came behind its first flags is theirs."""
+        before, self._info = self._info, info
+        if before is not None and _told(before) == _told(info):
+            return
+        run = self._runs[-1] if self._runs else None
+        if run is not None and not run.own_info:
+            first_ns = min(flag.stamp_ns for flag in run.flags.values())
+            if len(run.flags) <= _LATE or (run.info is None and stamp_ns(info.header) <= first_ns):
+                run.info, run.own_info = info, True
+                return
+        if run is None or run.flags:
+            self._begin(own_info=True)
+        else:
+            run.info = info
+
+    def take_flag(self, message: Any, embedding: RecordedEmbedding | None) -> None:
+        """Put a flag, or an embedding with its flag, into the run that it belongs to."""
+        seq, stamp = int(message.seq), stamp_ns(message.header)
+        if not self._runs or not self._continues(seq, stamp, embedding is not None):
+            self._begin()
+        run = self._runs[-1]
+        if seq == 0:
+            self._zeros.add(embedding is not None)
+        there = run.flags.get(seq)
+        self._images_then = len(self.images)
+        if there is None:
+            run.flags[seq] = RecordedFlag(message=message, embedding=embedding, stamp_ns=stamp)
+            return
+        known = (there.message, *there.others)
+        new = all(differing(one, message, FIELDS) for one in known)
+        run.flags[seq] = replace(
+            there,
+            embedding=embedding or there.embedding,
+            others=(*there.others, message) if new else there.others,
+        )
+
+    def classified(self) -> list[Run]:
+        """Return the runs that have flags, and say of each flag what it was made by."""
+        runs = [run for run in self._runs if run.flags]
+        ends = [run.first_image for run in runs[1:]] + [len(self.images)]
+        for run, end in zip(runs, ends, strict=True):
+            before = Counter(self.images[: run.first_image])
+            _classify(run, Counter(self.images[run.first_image : end]), before)
+        if runs:
+            _drop_head(runs[0], self.images[: ends[0]])
+        return [run for run in runs if run.flags]
+
+    def _begin(self, *, own_info: bool = False) -> None:
+        self._runs.append(Run(info=self._info, own_info=own_info, first_image=self._images_then))
+        self._zeros.clear()
+
+    def _continues(self, seq: int, stamp: int, by_embedding: bool) -> bool:
+        """Whether a flag is of the run that the known ones are of.
+
+        A node numbers its flags from 0: another 0 is another start of it. Other numbers that come
+        late are of the same run where their stamp fits.
+        """
+        known = self._runs[-1].flags
+        if not known or seq > max(known):
+            return True
+        there = known.get(seq)
+        if there is not None:
+            again = seq == 0 and by_embedding in self._zeros and len(known) > 1
+            return there.stamp_ns == stamp and not again
+        stamps = [flag.stamp_ns for flag in known.values()]
+        late = seq > max(known) - _LATE
+        return stamp <= max(stamps) and (late or (seq > 0 and stamp >= min(stamps)))
 
 
 def _told(info: Any) -> tuple[int, str]:
     """When a node was configured, and for what: another one is another run."""
     return stamp_ns(info.header), str(info.manifest_sha256)
-
-
-def _take_flag(runs: list[Run], message: Any, info: Any | None, *, embedding: bool) -> None:
-    """Put a flag, or an embedding with its flag, into the run that it belongs to."""
-    flag = message.flag if embedding else message
-    seq = int(flag.seq)
-    if not runs:
-        runs.append(Run(info=info))
-    known = runs[-1].flags
-    if known and not _continues(known, seq, flag):
-        runs.append(Run(info=info))
-        known = runs[-1].flags
-    there = known.get(seq)
-    kept = _embedding(message) if embedding else None if there is None else there.embedding
-    known[seq] = RecordedFlag(
-        message=flag,
-        embedding=kept,
-        stamp_ns=stamp_ns(flag.header),
-    )
 
 
 def latent_sha256(latent: NDArray[np.float32]) -> bytes:
@@ -214,16 +265,8 @@ def _embedding(message: Any) -> RecordedEmbedding:
     )
 
 
-def _continues(known: dict[int, RecordedFlag], seq: int, flag: Any) -> bool:
-    """Whether a flag is of the run that the known ones are of."""
-    there = known.get(seq)
-    if there is not None:
-        return there.stamp_ns == stamp_ns(flag.header)
-    return seq > max(known) - _SWAPPED
-
-
-def _classify(run: Run, images: Counter[int]) -> None:
-    """Say what each flag of a run was made by.
+def _classify(run: Run, images: Counter[int], before: Counter[int]) -> None:
+    """Say what each flag of a run was made by. images: of the run; before: of those before it.
 
     A flag names its frame by the stamp. A watchdog's flag has the time at which it was made, which
     under simulated time may be an image's stamp too: where more flags than images have a stamp, the
@@ -239,7 +282,11 @@ def _classify(run: Run, images: Counter[int]) -> None:
             flag = run.flags[seq]
             alone = Reason.STALE in flag.reasons and flag.age_ns == 0
             if images[stamp] and not (alone and surplus > 0):
-                run.flags[seq] = _as(flag, Made.STEP, min(steps, images[stamp] - 1))
+                run.flags[seq] = replace(
+                    flag,
+                    made=Made.STEP,
+                    of_stamp=before[stamp] + min(steps, images[stamp] - 1),
+                )
                 steps += 1
                 continue
             surplus -= 1
@@ -249,15 +296,18 @@ def _classify(run: Run, images: Counter[int]) -> None:
                 made = Made.STALLED
             else:
                 made = Made.POLL
-            run.flags[seq] = _as(flag, made, 0)
+            run.flags[seq] = replace(flag, made=made)
 
 
-def _drop_head(run: Run) -> None:
+def _drop_head(run: Run, images: list[int]) -> None:
     """Leave out the first flags of a bag that begins within a run: their frames came before it."""
+    first_ns = min(images, default=0)
     for seq in sorted(run.flags):
-        if seq == 0 or run.flags[seq].made is not Made.MISSING:
+        flag = run.flags[seq]
+        if seq == 0 or flag.made is not Made.MISSING or flag.stamp_ns >= first_ns:
             return
         del run.flags[seq]
+        run.left_out += 1
 
 
 def _is_stalled(flag: RecordedFlag) -> bool:
@@ -266,16 +316,6 @@ def _is_stalled(flag: RecordedFlag) -> bool:
         Reason.OVERLOAD in flag.reasons
         and flag.latency_ns == 0
         and Reason.WARMING_UP not in flag.reasons
-    )
-
-
-def _as(flag: RecordedFlag, made: Made, of_stamp: int) -> RecordedFlag:
-    return RecordedFlag(
-        message=flag.message,
-        embedding=flag.embedding,
-        stamp_ns=flag.stamp_ns,
-        made=made,
-        of_stamp=of_stamp,
     )
 
 
@@ -312,6 +352,6 @@ def check_images(recorded: Recorded, bag: Bag, topics: Topics) -> None:
     steps = [flag for flag in recorded.flags if flag.made in (Made.STEP, Made.MISSING)]
     if steps and all(flag.made is Made.MISSING for flag in steps):
         raise InputError(
-            f"{bag.path}: none of the {len(steps)} frames that the flags on {topics.flag} name is "
-            f"on {topics.image}; name the topic that the node had with --image-topic"
+            f"{bag.path}: none of the {len(steps)} frames that the flags on {topics.flag!r} name "
+            f"is on {topics.image!r}; name the topic that the node had with --image-topic"
         )

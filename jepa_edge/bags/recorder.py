@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -60,7 +61,8 @@ def recorder(
 
     topics: absolute ROS names; None records all. Whatever ends the recording, what came until then
     is kept, unless it is an error. storage: one of STORAGES.
-    Raises InputError when out exists, or nothing came in the end: then nothing is left behind.
+    Raises InputError when out exists, or nothing came in the end: then nothing is left behind; and
+    when the disk takes no more: then what it took lies in a directory that the error names.
     """
     from rosbags.rosbag2 import StoragePlugin, Writer
 
@@ -69,7 +71,10 @@ def recorder(
     plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
     with staged_directory(out) as staging:
         inner = staging / out.name
-        with Writer(inner, version=9, storage_plugin=plugin) as writer:
+        with (
+            _kept_when_cut_off(inner, out),
+            Writer(inner, version=9, storage_plugin=plugin) as writer,
+        ):
             made = Recorder(participant, topics, writer)
             try:
                 yield made
@@ -85,6 +90,21 @@ def recorder(
         for file in inner.iterdir():
             file.rename(staging / file.name)
         inner.rmdir()
+
+
+@contextmanager
+def _kept_when_cut_off(inner: Path, out: Path) -> Iterator[None]:
+    """Move a bag that could not be finished out of its staging directory, and say where it is."""
+    try:
+        yield
+    except OSError as error:
+        kept = Path(tempfile.mkdtemp(prefix=f"{out.name}.incomplete.", dir=out.resolve().parent))
+        for file in inner.iterdir():
+            file.rename(kept / file.name)
+        raise InputError(
+            f"the recording stopped, {error}; what was written until then is in {kept}: make room, "
+            "then `mcap recover` or `ros2 bag reindex`"
+        ) from error
 
 
 class Recorder:

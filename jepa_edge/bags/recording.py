@@ -34,6 +34,8 @@ from jepa_edge.spread import RECENT
 
 logger = logging.getLogger(__name__)
 
+_HALF = 32
+
 Told = Callable[[int, int], None]
 """Called with the number of bags done, and of all."""
 
@@ -97,7 +99,7 @@ class BagRecording(Recording):
                 if bag.sha256 in seen:
                     raise InputError(f"{file} and {seen[bag.sha256]} are the same; drop one")
                 seen[bag.sha256] = file
-                for episode in self._episodes(bag, manifest, options, horizon):
+                for episode in self._episodes(bag, manifest, options, horizon, folder):
                     gaps_s.extend(np.diff(episode.stamps_s).tolist())
                     self._names.append(episode.name)
                     self._digests.append(_digest(bag, options, episode))
@@ -114,7 +116,7 @@ class BagRecording(Recording):
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """One sha256 per episode: of its bag's files, how they were read, and which part it is."""
+        """One sha256 per episode: of its bag's files, and which part it is."""
         return tuple(self._digests)
 
     def load(self, index: int) -> Episode:
@@ -122,17 +124,17 @@ class BagRecording(Recording):
         return dataclasses.replace(super().load(index), name=self._names[index])
 
     def _episodes(
-        self, bag: Bag, manifest: Manifest, options: BagOptions, horizon: int
+        self, bag: Bag, manifest: Manifest, options: BagOptions, horizon: int, folder: Path
     ) -> Iterator[Episode]:
         """Yield the parts of a bag that are long enough."""
         least = _least(manifest, horizon)
-        for number, (piece, ended) in enumerate(_pieces(bag, manifest, options)):
-            if len(piece) - 1 >= least:
-                yield _episode(f"{bag.path.name}:{number}", piece)
+        for number, (piece, ended) in enumerate(_pieces(bag, manifest, options, folder)):
+            if len(piece.actions) >= least:
+                yield piece.episode(f"{bag.path.name}:{number}")
                 continue
             note = (
-                f"{bag.path.name}: {len(piece)} frames from {piece[0].stamp_s:.3f} s dropped, "
-                f"{least + 1} are needed; then came {ended}"
+                f"{bag.path.name}: {len(piece.stamps_s)} frames from {piece.stamps_s[0]:.3f} s "
+                f"dropped, {least + 1} are needed; then came {ended}"
             )
             logger.info("%s", note)
             self.notes = (*self.notes, note)
@@ -143,30 +145,64 @@ def _least(manifest: Manifest, horizon: int) -> int:
     return max(RECENT + manifest.history - 1 + horizon, first_step(manifest.history) + LONG)
 
 
+class _Piece:
+    """Frames without a gap, kept in a file: a run may be hours."""
+
+    def __init__(self, folder: Path, first: Observation) -> None:
+        self._path = folder / "frames"
+        self._path.unlink(missing_ok=True)  # of the piece before, which may still be mapped
+        self._size = first.frame.shape
+        self.actions: list[NDArray[np.float32]] = []
+        self.stamps_s: list[float] = []
+        self.add(first)
+
+    def add(self, observation: Observation) -> None:
+        """Append a frame; the action of any but the first is what led to it."""
+        if self.stamps_s and observation.action is not None:
+            self.actions.append(observation.action)
+        self.stamps_s.append(observation.stamp_s)
+        with self._path.open("ab") as file:
+            file.write(np.ascontiguousarray(observation.frame, np.uint8).data)
+
+    def episode(self, name: str) -> Episode:
+        """Return all of it; the frames stay in the file until they are read."""
+        shape = (len(self.stamps_s), *self._size)
+        return Episode(
+            name=name,
+            frames=np.memmap(self._path, np.uint8, "r", shape=shape),
+            actions=np.stack(self.actions),
+            stamps_s=np.array(self.stamps_s),
+        )
+
+
 def _pieces(
-    bag: Bag, manifest: Manifest, options: BagOptions
-) -> Iterator[tuple[list[Observation], str]]:
+    bag: Bag, manifest: Manifest, options: BagOptions, folder: Path
+) -> Iterator[tuple[_Piece, str]]:
     """Yield stretches of frames without a gap, and what ended each, in words."""
     topics = find_topics(bag, options)
     inputs = Inputs(manifest, options.inputs(bag.topics[need_actions(bag, topics)]))
     begins = _episode_begins(bag, topics)
-    piece: list[Observation] = []
+    piece: _Piece | None = None
     part: int | None = None
     for frame in frames(bag, topics, inputs):
         if part is None:
             part = 0
-            check_image(frame, manifest, options.image_fit, f"{bag.path}: {topics.image}")
+            check_image(frame, manifest, options.image_fit, f"{bag.path}: {topics.image!r}")
         observation = inputs.observation(frame)
         reached = bisect_right(begins, frame.stamp_ns)
         ended = "a new episode" if reached > part else _unusable(observation, piece, manifest)
         ended = ended or _gap(observation, piece, manifest, options)
         part = max(part, reached)
-        if ended and piece:
+        if ended and piece is not None:
             yield piece, ended
-            piece = []
-        if not _broken(observation, manifest):
-            piece.append(observation)
-    if piece:
+            piece = None
+        if _broken(observation, manifest):
+            continue
+        if piece is None:
+            piece = _Piece(folder, observation)
+        else:
+            piece.add(observation)
+    if piece is not None:
         yield piece, "the end of the bag"
 
 
@@ -196,10 +232,10 @@ def _broken(observation: Observation, manifest: Manifest) -> str:
     return "a frame with numbers that are not finite" if reason else ""
 
 
-def _unusable(observation: Observation, piece: list[Observation], manifest: Manifest) -> str:
+def _unusable(observation: Observation, piece: _Piece | None, manifest: Manifest) -> str:
     """Why nothing leads from the piece so far to this frame; empty when something does."""
     broken = _broken(observation, manifest)
-    if broken or not piece:
+    if broken or piece is None:
         return broken
     if observation.action is None:
         return "a frame without a command before it"
@@ -211,31 +247,25 @@ def _unusable(observation: Observation, piece: list[Observation], manifest: Mani
 
 
 def _gap(
-    observation: Observation, piece: list[Observation], manifest: Manifest, options: BagOptions
+    observation: Observation, piece: _Piece | None, manifest: Manifest, options: BagOptions
 ) -> str:
     """What is wrong with the time since the frame before; empty when nothing is."""
-    if not piece:
+    if piece is None:
         return ""
-    periods = (observation.stamp_s - piece[-1].stamp_s) * manifest.observation.rate_hz
+    periods = (observation.stamp_s - piece.stamps_s[-1]) * manifest.observation.rate_hz
     if options.min_gap_periods <= periods <= options.max_gap_periods and math.isfinite(periods):
         return ""
     return f"a gap of {periods:.2f} periods"
 
 
-def _episode(name: str, piece: list[Observation]) -> Episode:
-    """Put a piece into arrays: the action of a frame is what led to it."""
-    actions: list[NDArray[np.float32]] = [
-        observation.action for observation in piece[1:] if observation.action is not None
-    ]
-    return Episode(
-        name=name,
-        frames=np.stack([observation.frame for observation in piece]).astype(np.uint8, copy=False),
-        actions=np.stack(actions),
-        stamps_s=np.array([observation.stamp_s for observation in piece]),
-    )
-
-
 def _digest(bag: Bag, options: BagOptions, episode: Episode) -> str:
+    """What an episode is known by.
+
+    Its first half is the same however the episode was read, and what a calibration remembers; the
+    second also tells how, so that encoded frames are not taken for those of another reading.
+    """
     read = msgspec.json.encode(dataclasses.asdict(options), order="sorted").decode()
     span = f"{episode.stamps_s[0]!r} {episode.stamps_s[-1]!r}"
-    return hashlib.sha256(f"{bag.sha256}\n{read}\n{span}".encode()).hexdigest()
+    which = hashlib.sha256(f"{bag.sha256}\n{span}".encode()).hexdigest()
+    how = hashlib.sha256(f"{which}\n{read}".encode()).hexdigest()
+    return which[:_HALF] + how[_HALF:]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,15 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from jepa_edge.bags.compare import FRAME_FIELDS, FieldDifference, FlagDifference, differing
+from jepa_edge.bags.compare import FIELDS, PART_FIELDS, FieldDifference, FlagDifference, differing
 from jepa_edge.bags.identity import Identity, compare_identity, disarmed_reason, was_uncalibrated
-from jepa_edge.bags.reader import Bag
-from jepa_edge.bags.recorded import Made, Recorded, Run, check_images, latent_sha256
+from jepa_edge.bags.reader import Bag, listed
+from jepa_edge.bags.recorded import Made, Recorded, RecordedFlag, Run, check_images, latent_sha256
 from jepa_edge.bags.rerun import Redone, rerun
 from jepa_edge.bags.settings import with_told_limits
 from jepa_edge.bags.stream import frames
 from jepa_edge.bags.topics import BagOptions, Topics
-from jepa_edge.errors import CalibrationError
+from jepa_edge.errors import CalibrationError, printable
 from jepa_edge.monitor import Monitor
 from jepa_edge.nodes.inputs import Inputs
 from jepa_edge.nodes.messages import flag_message
@@ -29,6 +30,14 @@ from jepa_edge.sources.bag import check_image
 from jepa_edge.world_model import WorldModel
 
 
+class Verdict(enum.Enum):
+    """What a replay shows."""
+
+    SAME = "same"
+    DIFFERS = "differs"
+    NOT_SHOWN = "not shown"
+
+
 class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
     """What came of making a bag's flags again.
 
@@ -36,7 +45,8 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
     began where the bag does not hold its beginning; partly: only in the fields that depend on
     nothing before the bag, or before a gap in it. identical: of both, in all that was compared.
     not_made: flags whose frame the bag does not hold, or that the session did not give here.
-    lost: numbers missing between flags. embeddings, embeddings_identical: latents, bit by bit.
+    lost: numbers missing between flags. left_out: flags at the beginning of the bag whose frames
+    came before it. embeddings, embeddings_identical: latents, bit by bit.
     fields: how many flags differ in each field. differences: the first of them.
     identities: one per run of the node.
     """
@@ -51,6 +61,7 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
     identical: int
     not_made: int
     lost: int
+    left_out: int
     embeddings: int
     embeddings_identical: int
     fields: dict[str, int]
@@ -59,14 +70,22 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
 
     @property
+    def verdict(self) -> Verdict:
+        """NOT_SHOWN: nothing differs, but not every flag of the run could be compared in full."""
+        if (
+            self.not_made
+            or self.identical < self.compared + self.partly
+            or self.embeddings_identical < self.embeddings
+        ):
+            return Verdict.DIFFERS
+        if self.partly or self.lost or self.left_out or not self.compared:
+            return Verdict.NOT_SHOWN
+        return Verdict.SAME
+
+    @property
     def same(self) -> bool:
-        """Whether everything that the bag allows to compare came out again, and something did."""
-        return (
-            self.compared > 0
-            and self.not_made == 0
-            and self.identical == self.compared + self.partly
-            and self.embeddings_identical == self.embeddings
-        )
+        """Whether every flag was compared in full and came out again."""
+        return self.verdict is Verdict.SAME
 
 
 MOST_DIFFERENCES = 20
@@ -137,6 +156,7 @@ def replay(
         identical=counts.identical,
         not_made=counts.not_made,
         lost=sum(run.lost for run in recorded.runs),
+        left_out=sum(run.left_out for run in recorded.runs),
         embeddings=counts.embeddings,
         embeddings_identical=counts.embeddings_identical,
         fields=dict(fields),
@@ -150,11 +170,14 @@ def _readable_commands(bag: Bag, topics: Topics, options: BagOptions) -> tuple[T
     """Leave commands out that nobody said how to read; most flags come with their action."""
     why = ""
     if topics.action is None and topics.commands:
-        why = f"commands are on {', '.join(topics.commands)} and --action-topic names none"
+        why = f"commands are on {listed(topics.commands)} and --action-topic names none"
     elif topics.action is not None and not options.action_fields:
         kind = bag.topics[topics.action]
         if kind != ACTION:
-            why = f"{topics.action} is {kind} and --action-fields names no numbers of it"
+            why = (
+                f"{printable(topics.action)} is {printable(kind)} and --action-fields names no "
+                "numbers of it"
+            )
     if not why:
         return topics, ""
     return dataclasses.replace(topics, action=None), (
@@ -171,7 +194,7 @@ def _check_pictures(
     names = dataclasses.replace(topics, action=None, plan=None)
     frame = next(frames(bag, names, inputs, taken), None) if taken else None
     if frame is not None:
-        check_image(frame, model.manifest, options.image_fit, f"{bag.path}: {topics.image}")
+        check_image(frame, model.manifest, options.image_fit, f"{bag.path}: {topics.image!r}")
 
 
 def _monitor(model: WorldModel, run: Run, state: Path | None) -> Monitor | None:
@@ -195,16 +218,32 @@ def _difference(
         counts.not_made += 1
         counts.missing += recorded.made is Made.MISSING
         return _told(redone, (_absent(recorded.made),))
-    if redone.fields == FRAME_FIELDS:
+    if redone.fields == PART_FIELDS:
         counts.partly += 1
     else:
         counts.compared += 1
     made = flag_message(maker, redone.flag, recorded.message.header)
     fields = differing(recorded.message, made, redone.fields)
+    twice = _contradictions(recorded)
+    fields = (*twice, *(f for f in fields if f.field not in {other.field for other in twice}))
     latent = _latent_difference(redone, counts)
     if not fields:
         counts.identical += 1
     return _told(redone, (*fields, *latent)) if fields or latent else None
+
+
+def _contradictions(recorded: RecordedFlag) -> tuple[FieldDifference, ...]:
+    """What the bag says of one flag in two ways: on two topics, or twice on one."""
+    found = {
+        field.field: FieldDifference(
+            field=field.field,
+            recorded=f"{field.recorded}, and elsewhere in the bag {field.replayed}",
+            replayed="one of them at most",
+        )
+        for other in recorded.others
+        for field in differing(recorded.message, other, FIELDS)
+    }
+    return tuple(found.values())
 
 
 def _latent_difference(redone: Redone, counts: _Counts) -> tuple[FieldDifference, ...]:
@@ -252,6 +291,11 @@ def _notes(recorded: Recorded, counts: _Counts) -> list[str]:
                 f"run {index} begins with flag {first}: what the session knew by then is not in "
                 "the bag, so its flags are compared in full only from where it began to warm up "
                 "anew with nothing latched"
+            )
+        if run.left_out:
+            notes.append(
+                f"run {index}: {run.left_out} flags before that are left out, for their frames "
+                "came before the bag"
             )
         if run.lost:
             notes.append(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from jepa_edge.bags.compare import BUDGET_FIELDS, FIELDS, FRAME_FIELDS
+from jepa_edge.bags.compare import BUDGET_FIELDS, FIELDS, PART_FIELDS
 from jepa_edge.bags.reader import Bag
 from jepa_edge.bags.recorded import Made, Recorded, RecordedFlag
 from jepa_edge.bags.stream import frames
@@ -144,7 +144,7 @@ class _Part:
         if not self._joined:
             again = bool(recorded.reasons & _INVALID) and flag is not None
             self._joined = again and not recorded.message.latched
-            return FRAME_FIELDS
+            return PART_FIELDS
         if self._budget_joined:
             return FIELDS
         return tuple(name for name in FIELDS if name not in BUDGET_FIELDS)
@@ -202,11 +202,13 @@ class _Queue:
             for flag in part
         ]
         steps = [flag for _, _, flag in self._flags if flag.made is Made.STEP]
-        self._uses = Counter(flag.stamp_ns for flag in steps)
-        self._frames: dict[int, list[Observation]] = {}
+        self._uses = Counter((flag.stamp_ns, flag.of_stamp) for flag in steps)
+        self._stamps = Counter(stamp for stamp, _ in self._uses)
+        self._seen: Counter[int] = Counter()
+        self._frames: dict[tuple[int, int], Observation] = {}
 
     def __contains__(self, stamp_ns: object) -> bool:
-        return stamp_ns in self._uses
+        return stamp_ns in self._stamps
 
     def ready(
         self, stream: Iterator[Frame], inputs: Inputs
@@ -216,13 +218,15 @@ class _Queue:
         head = next(waiting, None)
         for frame in _and_none(stream):
             if frame is not None:
-                known = self._frames.setdefault(frame.stamp_ns, [])
-                known.append(inputs.observation(frame))
+                which = frame.stamp_ns, self._seen[frame.stamp_ns]
+                self._seen[frame.stamp_ns] += 1
+                if which in self._uses:
+                    self._frames[which] = inputs.observation(frame)
             while head is not None:
                 flag = head[2]
                 if flag.made is not Made.STEP:
                     yield *head, None
-                elif len(self._frames.get(flag.stamp_ns, ())) > flag.of_stamp:
+                elif (flag.stamp_ns, flag.of_stamp) in self._frames:
                     yield *head, self._taken(flag)
                 else:
                     break
@@ -230,10 +234,14 @@ class _Queue:
 
     def _taken(self, flag: RecordedFlag) -> Observation:
         """The observation of a step, with the action that the session was given then."""
-        observation = self._frames[flag.stamp_ns][flag.of_stamp]
-        self._uses[flag.stamp_ns] -= 1
-        if not self._uses[flag.stamp_ns]:
-            del self._uses[flag.stamp_ns], self._frames[flag.stamp_ns]
+        which = flag.stamp_ns, flag.of_stamp
+        observation = self._frames[which]
+        self._uses[which] -= 1
+        if not self._uses[which]:
+            del self._uses[which], self._frames[which]
+            self._stamps[flag.stamp_ns] -= 1
+            if not self._stamps[flag.stamp_ns]:
+                del self._stamps[flag.stamp_ns]
         if flag.embedding is None:
             return observation
         return dataclasses.replace(observation, action=flag.embedding.action)

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jepa_edge.bags.recorded import Recorded, Run, duration_ns
+from jepa_edge.bags.compare import duration_ns
+from jepa_edge.bags.recorded import Recorded, Run
 from jepa_edge.dds.parameter_values import read_file
 from jepa_edge.flags import Level, Reason
 from jepa_edge.nodes.parameters import resolve
@@ -45,17 +46,21 @@ def told_parameters(recorded: Recorded, run: Run | None = None) -> dict[str, Any
             "action_timeout_s": float(info.action_timeout),
             "threads": int(info.threads),
         }
-    return told | read | {
-        "max_age_s": float(info.max_age),
-        "min_gap_periods": float(info.min_gap_periods),
-        "max_gap_periods": float(info.max_gap_periods),
-        "max_latency_s": float(info.max_latency) if math.isfinite(info.max_latency) else 0.0,
-        "fall_after": int(info.fall_after),
-        "latch": "none" if latch is Level.UNKNOWN else latch.name.lower(),
-        "domain_tolerance": float(info.domain_tolerance),
-        "samples": int(info.samples),
-        "seed": int(info.seed),
-    }
+    return (
+        told
+        | read
+        | {
+            "max_age_s": float(info.max_age),
+            "min_gap_periods": float(info.min_gap_periods),
+            "max_gap_periods": float(info.max_gap_periods),
+            "max_latency_s": float(info.max_latency) if math.isfinite(info.max_latency) else 0.0,
+            "fall_after": int(info.fall_after),
+            "latch": "none" if latch is Level.UNKNOWN else latch.name.lower(),
+            "domain_tolerance": float(info.domain_tolerance),
+            "samples": int(info.samples),
+            "seed": int(info.seed),
+        }
+    )
 
 
 def file_parameters(path: Path, flag_topic: str | None) -> dict[str, Any]:

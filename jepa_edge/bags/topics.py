@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jepa_edge.bags.reader import Bag
+from jepa_edge.bags.reader import Bag, listed
 from jepa_edge.errors import InputError
 from jepa_edge.nodes.fields import ACTION_TYPES, ARRAY, full_name
 from jepa_edge.nodes.inputs import InputOptions
@@ -24,7 +24,7 @@ class BagOptions:
     """How a bag is read. Topics that are None: the only one that fits, if there is one.
 
     plan_topic: None takes none. action_fields, action_timeout_s, image_fit, min_gap_periods,
-    max_gap_periods: as of InputOptions.
+    max_gap_periods, max_age_s: as of InputOptions.
     """
 
     image_topic: str | None = None
@@ -36,6 +36,7 @@ class BagOptions:
     image_fit: str = "exact"
     min_gap_periods: float = 0.5
     max_gap_periods: float = 1.75
+    max_age_s: float = 0.0
 
     def inputs(self, action_type: str | None) -> InputOptions:
         """Return how messages become observations. action_type: "package/msg/Type", if any."""
@@ -47,6 +48,7 @@ class BagOptions:
             image_fit=self.image_fit,
             min_gap_periods=self.min_gap_periods,
             max_gap_periods=self.max_gap_periods,
+            max_age_s=self.max_age_s,
         )
 
 
@@ -91,7 +93,7 @@ def need_actions(bag: Bag, topics: Topics) -> str:
         return topics.action
     if topics.commands:
         raise InputError(
-            f"{bag.path} has commands on {', '.join(topics.commands)}; name one with --action-topic"
+            f"{bag.path} has commands on {listed(topics.commands)}; name one with --action-topic"
         )
     raise InputError(
         f"{bag.path} holds no commands: expected a topic of type {' or '.join(_ACTIONS)}; "
@@ -117,9 +119,12 @@ def _commands(bag: Bag, options: BagOptions) -> tuple[str, ...]:
 
 
 def _sibling(bag: Bag, flag: str | None, kind: str, name: str) -> str | None:
-    """The topic beside the flags', else the only one of its type."""
-    found = sorted(topic for topic, known in bag.topics.items() if known == kind)
-    beside = None if flag is None else f"{flag.rpartition('/')[0]}/{name}"
-    if beside in found:
-        return beside
+    """The topic beside the flags', or, where there are no flags, the only one of its type.
+
+    One that lies elsewhere may be another node's.
+    """
+    found = [topic for topic, known in bag.topics.items() if known == kind]
+    if flag is not None:
+        beside = f"{flag.rpartition('/')[0]}/{name}"
+        return beside if beside in found else None
     return found[0] if len(found) == 1 else None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from jepa_edge.cli import stop
-from jepa_edge.errors import JepaEdgeError
+from jepa_edge.errors import JepaEdgeError, printable
 from jepa_edge.version import __version__
 
 EXIT_USER_ERROR = 2
@@ -105,5 +105,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except (JepaEdgeError, OSError) as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(EXIT_USER_ERROR)

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from jepa_edge.cli.common import refuse_options
+from jepa_edge.recording import INFO_NAME
 
 if TYPE_CHECKING:
     from jepa_edge.bags.topics import BagOptions
@@ -32,7 +36,24 @@ _OPTIONS = (
         type=click.Choice(["exact", "crop", "stretch"]),
         help="Bag: how images of another size become the model's.  [default: exact]",
     ),
+    click.option(
+        "--max-age",
+        type=click.FloatRange(min=0.0),
+        help="Bag: max_age_s of the node, which bounds how many frames of a fast camera are left "
+        "out.  [default: 2 periods]",
+    ),
 )
+
+
+BAG_OPTIONS = (
+    "image_topic",
+    "action_topic",
+    "action_fields",
+    "action_timeout",
+    "image_fit",
+    "max_age",
+)
+"""Names of these options' arguments."""
 
 
 def bag_options(command: Command) -> Command:
@@ -48,6 +69,7 @@ def read_bag_options(
     action_fields: str | None,
     action_timeout: float | None,
     image_fit: str | None,
+    max_age: float | None,
     **others: Any,
 ) -> BagOptions:
     """Return what the options of `bag_options` say; others: further fields of BagOptions."""
@@ -59,6 +81,7 @@ def read_bag_options(
         action_fields=fields_of(action_fields),
         action_timeout_s=action_timeout or 0.0,
         image_fit=image_fit or "exact",
+        max_age_s=max_age or 0.0,
         **others,
     )
 
@@ -66,6 +89,12 @@ def read_bag_options(
 def fields_of(text: str | None) -> tuple[str, ...]:
     """Paths of a comma list; none of an empty one."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def refuse_for_recording(path: Path) -> None:
+    """Raise InputError when an option for bags was given and path is a recording."""
+    if (path / INFO_NAME).is_file():
+        refuse_options(f"{path}, which is a recording and no bag,", BAG_OPTIONS)
 
 
 def tell_left_out(recording: Recording) -> None:

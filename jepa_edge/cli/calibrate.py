@@ -8,7 +8,12 @@ from typing import Any
 
 import click
 
-from jepa_edge.cli.bag_options import bag_options, read_bag_options, tell_left_out
+from jepa_edge.cli.bag_options import (
+    bag_options,
+    read_bag_options,
+    refuse_for_recording,
+    tell_left_out,
+)
 from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, needs_extra, print_json, progress_bars
 
 _EPILOG = """\b
@@ -86,6 +91,7 @@ def command(
     **bag: Any,
 ) -> None:
     """Fit the latent variable of BUNDLE and set its thresholds on recorded nominal runs."""
+    refuse_for_recording(data)
     with needs_extra("calibration"):
         from jepa_edge.calibration.calibrate import calibrate_bundle
         from jepa_edge.calibration.options import CalibrateOptions

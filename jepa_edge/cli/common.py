@@ -6,14 +6,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from jepa_edge.cli import stop
-from jepa_edge.errors import MissingDependencyError
+from jepa_edge.errors import InputError, MissingDependencyError
 from jepa_edge.json_text import json_bytes
 from jepa_edge.progress import Progress, silent
 
@@ -89,3 +90,16 @@ def needs_extra(extra: str) -> Iterator[None]:
             f"this verb needs the package {error.name}; "
             f"install it with `pip install 'jepa-edge[{extra}]'`"
         ) from error
+
+
+def refuse_options(what: str, options: Collection[str]) -> None:
+    """Raise InputError when one of these options was given where nothing listens to it."""
+    context = click.get_current_context()
+    default = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    given = [
+        max(option.opts, key=len)
+        for option in context.command.params
+        if option.name in options and context.get_parameter_source(option.name) not in default
+    ]
+    if given:
+        raise InputError(f"{what} has no use for {', '.join(given)}; leave it out")

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jepa_edge.cli.bag_options import bag_options, read_bag_options, tell_left_out
+from jepa_edge.cli.bag_options import (
+    bag_options,
+    read_bag_options,
+    refuse_for_recording,
+    tell_left_out,
+)
 from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, needs_extra, print_json, progress_bars
 
 if TYPE_CHECKING:
@@ -89,6 +94,8 @@ def command(
     """Measure what the calibrated monitor of BUNDLE detects, and what it does not."""
     if baselines != (calibration_data is not None):
         raise click.UsageError("--baselines and --calibration-data DIR go together; pass both")
+    if not any("=" in fault for fault in faults):  # NAME=DIR may name bags
+        refuse_for_recording(nominal)
     with needs_extra("calibration"):
         from jepa_edge.calibration.evaluation import EvaluateOptions, evaluate
         from jepa_edge.calibration.evaluation.files import write_files

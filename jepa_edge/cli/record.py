@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
-from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, print_json, progress_bars
+from jepa_edge.cli.common import (
+    BUNDLE,
+    JSON_OPTION,
+    SEED,
+    print_json,
+    progress_bars,
+    refuse_options,
+)
 from jepa_edge.cli.record_dds import record_dds, topics_of
 from jepa_edge.errors import InputError
 
@@ -43,7 +49,8 @@ Examples:
 \b
 record dds takes topics from a ROS 2 system, without ROS here, until SIGINT or SIGTERM: what the
 world model node hears and says, so that `jepa-edge replay` can make its flags again (docs/bags.md).
-Exit codes: 0 done; 2 bad input, nothing is left behind.
+Exit codes: 0 done; 2 bad input, nothing is left behind but what a full
+disk took of live topics.
 """
 
 
@@ -126,7 +133,7 @@ def command(
     if out is None:
         raise InputError("record needs --out, the directory to create")
     if source == DDS:
-        _refuse(f"record {DDS}", _SIMULATED)
+        refuse_options(f"record {DDS}", _SIMULATED)
         record_dds(
             out,
             None
@@ -139,7 +146,7 @@ def command(
             as_json=as_json,
         )
         return
-    _refuse("record without dds", _LIVE)
+    refuse_options("record without dds", _LIVE)
     if (source is None) == (recorded is None):
         raise InputError(
             f"record got source {source} and --from {recorded}; expected one of them: "
@@ -151,7 +158,7 @@ def command(
     if recorded is not None:
         if injection is None:
             raise InputError("record --from needs --fault; see record --list-faults")
-        _refuse("record --from", ("episodes", "steps", "size", "workers"))
+        refuse_options("record --from", ("episodes", "steps", "size", "workers"))
         episodes, longest = _inject(recorded, out, injection, seed, block)
         done = f"{out}: {episodes} episodes of up to {longest} steps with {injection}"
         result = {"out": str(out), "episodes": episodes, "steps": longest, "seed": seed}
@@ -163,19 +170,6 @@ def command(
         print_json({**result, "fault": injection})
     else:
         click.echo(done)
-
-
-def _refuse(what: str, options: tuple[str, ...]) -> None:
-    """Raise InputError when one of these options was given where nothing listens to it."""
-    context = click.get_current_context()
-    default = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-    given = [
-        max(option.opts, key=len)
-        for option in context.command.params
-        if option.name in options and context.get_parameter_source(option.name) not in default
-    ]
-    if given:
-        raise InputError(f"{what} has no use for {', '.join(given)}; leave it out")
 
 
 def _simulate(

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 import msgspec
 
 from jepa_edge.cli import stop
 from jepa_edge.cli.bag_options import bag_options, fields_of, read_bag_options
-from jepa_edge.cli.common import BUNDLE, JSON_OPTION, needs_extra, print_json
+from jepa_edge.cli.common import BUNDLE, JSON_OPTION, needs_extra, print_json, refuse_options
 from jepa_edge.cli.replay_report import print_report, tell_identity
-from jepa_edge.errors import CalibrationError, InputError
+from jepa_edge.errors import CalibrationError, InputError, printable
 
 if TYPE_CHECKING:
     from jepa_edge.bags.recorded import Recorded, Run
@@ -30,6 +32,27 @@ if TYPE_CHECKING:
     from jepa_edge.world_model import WorldModel
 
 EXIT_DIFFERS = 3
+EXIT_NOT_SHOWN = 4
+
+_OF_A_REPLAY = frozenset(
+    {
+        "image_fit",
+        "action_fields",
+        "action_timeout_s",
+        "max_age_s",
+        "min_gap_periods",
+        "max_gap_periods",
+        "max_latency_s",
+        "fall_after",
+        "latch",
+        "domain_tolerance",
+        "horizon",
+        "samples",
+        "seed",
+        "threads",
+    }
+)
+"""Parameters of the node that change what a replay does."""
 
 _EPILOG = """\b
 Examples:
@@ -43,7 +66,8 @@ With recorded flags each is made again from its frame, its action and its times,
 bit. Without them every frame goes through the inputs of the node, without a clock.
 The node's settings: defaults, then what the bag tells (ModelInfo, /parameter_events), then
 --params-file, then --param.
-Exit codes: 0 the same, or nothing to compare with; 3 the flags differ; 2 bad input.
+Exit codes: 0 the same, or no flags to compare with; 3 the flags differ; 4 nothing differs, but not
+every flag could be compared in full; 2 bad input.
 """
 
 
@@ -103,7 +127,7 @@ def command(
         from jepa_edge.bags.identity import was_uncalibrated
         from jepa_edge.bags.reader import Bag
         from jepa_edge.bags.recorded import read_recorded
-        from jepa_edge.bags.replay import replay
+        from jepa_edge.bags.replay import Verdict, replay
         from jepa_edge.bags.settings import file_parameters, make_settings, told_parameters
         from jepa_edge.bags.topics import find_topics
     from jepa_edge.bundle import Bundle
@@ -114,7 +138,9 @@ def command(
 
     if out is not None and (out.suffix not in (".mcap", ".jsonl") or out.exists()):
         raise InputError(f"--out is {out}, expected a new file that ends in .mcap or .jsonl")
-    given = dict(parse_assignment(text) for text in params)
+    if no_compare:
+        refuse_options("replay --no-compare", ("flag_topic",))
+    given = _used(dict(parse_assignment(text) for text in params))
     trusted = None if require_signature is None else load_public_key(require_signature)
     opened = Bundle.open(bundle, trusted_key=trusted)
     source = Bag(bag)
@@ -123,7 +149,12 @@ def command(
     recorded = None
     if topics.flag is not None and not no_compare:
         recorded = read_recorded(source, topics)
-        recorded = recorded if recorded.runs else None
+        if not recorded.runs:
+            raise InputError(
+                f"{bag} holds no flag on {printable(topics.flag)} that can be made again; "
+                "--image-topic names the images that the node had, --no-compare runs all frames"
+            )
+        refuse_options("replay of recorded flags", ("uncalibrated",))
     in_file = {} if params_file is None else file_parameters(params_file, topics.flag)
 
     def settings_of(run: Run | None) -> Settings:
@@ -143,6 +174,7 @@ def command(
         image_fit=settings.inputs.image_fit,
         min_gap_periods=settings.inputs.min_gap_periods,
         max_gap_periods=settings.inputs.max_gap_periods,
+        max_age_s=settings.inputs.max_age_s,
     )
     judged = not (uncalibrated if recorded is None else all(map(was_uncalibrated, recorded.runs)))
     model = WorldModel.load(
@@ -153,11 +185,13 @@ def command(
         threads=int(settings.values["threads"]),
         calibrated_only=judged,
     )
-    try:
-        monitor = Monitor.load(model, state=state) if judged else None
-    except CalibrationError as error:
-        why = "or pass --uncalibrated" if recorded is None else "the recorded flags had one"
-        raise CalibrationError(f"{error}; {why}") from error
+    monitor: Monitor | None = None
+    if judged and (recorded is None or out is not None):
+        try:
+            monitor = Monitor.load(model, state=state)
+        except CalibrationError as error:
+            why = "or pass --uncalibrated" if recorded is None else "the recorded flags had one"
+            raise CalibrationError(f"{error}; {why}") from error
     if recorded is None:
         _all_frames(bag, model, monitor, options, config_of(None), out, as_json)
         return
@@ -174,11 +208,27 @@ def command(
             on_identity=tell_identity,
         )
     if as_json:
-        print_json({"same": report.same, **msgspec.to_builtins(report)})
+        told = {"same": report.same, "verdict": report.verdict}
+        print_json({**told, **msgspec.to_builtins(report)})
     else:
         print_report(report)
     if not report.same:
-        raise click.exceptions.Exit(EXIT_DIFFERS)
+        differs = report.verdict is Verdict.DIFFERS
+        raise click.exceptions.Exit(EXIT_DIFFERS if differs else EXIT_NOT_SHOWN)
+
+
+def _used(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what --param gives. Raises InputError for what a replay makes no use of."""
+    from jepa_edge.nodes.world_model_parameters import PARAMETERS
+
+    known = {parameter.name for parameter in PARAMETERS}
+    idle = sorted((given.keys() & known) - _OF_A_REPLAY)
+    if idle:
+        raise InputError(
+            f"replay makes no use of --param {', '.join(idle)}; leave it out: bundle and variant "
+            "have options of their own, and types and topics are the bag's"
+        )
+    return given
 
 
 def _given_inputs(how: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +237,7 @@ def _given_inputs(how: dict[str, Any]) -> dict[str, Any]:
         "action_fields": fields_of(how["action_fields"]),
         "action_timeout_s": how["action_timeout"],
         "image_fit": how["image_fit"],
+        "max_age_s": how["max_age"],
     }
     return {name: value for name, value in given.items() if value}
 
@@ -221,7 +272,7 @@ def _all_frames(
         shown = json_lines(sys.stdout.buffer) if as_json else plain_lines()
         sinks: list[Sink] = [tally, shown]
         if out is not None and out.suffix == ".jsonl":
-            sinks.append(json_lines(stack.enter_context(out.open("xb"))))
+            sinks.append(json_lines(stack.enter_context(_staged(out))))
         elif out is not None:
             sinks.append(
                 stack.enter_context(mcap_sink(out, model, monitor, config, option="--out"))
@@ -233,6 +284,18 @@ def _all_frames(
                 sink(observation, update)
     if not as_json:
         click.echo(tally.line())
+
+
+@contextlib.contextmanager
+def _staged(out: Path) -> Iterator[BinaryIO]:
+    """Yield a file that appears under its name when all went well."""
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent} is no directory; make it first")
+    with tempfile.TemporaryDirectory(prefix=".jsonl.", dir=out.resolve().parent) as staging:
+        part = Path(staging) / out.name
+        with part.open("xb") as stream:
+            yield stream
+        os.replace(part, out)
 
 
 @contextlib.contextmanager
@@ -251,7 +314,7 @@ def _output(
         if out.suffix == ".mcap":
             sink = stack.enter_context(mcap_sink(out, model, monitor, config, option="--out"))
         else:
-            stream = stack.enter_context(out.open("xb"))
+            stream = stack.enter_context(_staged(out))
 
         def write(redone: Redone) -> None:
             stop.check()

@@ -16,14 +16,14 @@ def tell_identity(identity: Identity) -> None:
     """Say on stderr, before anything is compared, that something else judged then."""
     for difference in identity.differing:
         click.echo(
-            f"note: another {difference.field} judged then: {difference.recorded}, here "
-            f"{difference.replayed}; flags of another model or calibration differ",
+            f"note: another {difference.field} judged then: {difference.recorded!r}, here "
+            f"{difference.replayed!r}; flags of another model or calibration differ",
             err=True,
         )
     for difference in identity.numbers:
         click.echo(
-            f"note: another {difference.field} judged then: {difference.recorded}, here "
-            f"{difference.replayed}; last digits may differ",
+            f"note: another {difference.field} judged then: {difference.recorded!r}, here "
+            f"{difference.replayed!r}; last digits may differ",
             err=True,
         )
 
@@ -40,6 +40,8 @@ def print_report(report: ReplayReport) -> None:
         + f"; {report.embeddings_identical} of {report.embeddings} embeddings identical"
     )
     if not report.differences:
+        if report.verdict.value == "not shown":
+            click.echo("nothing differs, but not every flag could be compared in full")
         return
     first = report.differences[0]
     click.echo(

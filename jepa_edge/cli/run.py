@@ -15,8 +15,8 @@ from typing import Any
 import click
 
 from jepa_edge.cli import stop
-from jepa_edge.cli.bag_options import bag_options, read_bag_options
-from jepa_edge.cli.common import BUNDLE, SEED
+from jepa_edge.cli.bag_options import BAG_OPTIONS, bag_options, read_bag_options
+from jepa_edge.cli.common import BUNDLE, SEED, refuse_options
 from jepa_edge.errors import CalibrationError, InputError
 
 _EPILOG = """\b
@@ -129,6 +129,7 @@ def command(
     **bag: Any,
 ) -> None:
     """Stream SOURCE through BUNDLE: encode, predict, compare, flag."""
+    from jepa_edge.bags.reader import is_bag
     from jepa_edge.bundle import Bundle
     from jepa_edge.flags import Level
     from jepa_edge.keys import load_public_key
@@ -141,6 +142,10 @@ def command(
     from jepa_edge.world_model import WorldModel
 
     # Everything that can be refused is refused before anything is opened or written.
+    if is_bag(Path(source)):
+        refuse_options(f"{source}, which is a bag,", ("episode", "steps", "fault"))
+    else:
+        refuse_options(f"{source}, which is no bag,", BAG_OPTIONS)
     config = SessionConfig(
         horizon=horizon,
         samples=samples,
@@ -152,6 +157,8 @@ def command(
         raise InputError(f"{jsonl} exists already; remove it or choose another --jsonl")
     if rate is not None and math.isnan(rate):
         raise InputError("--rate is not a number; expected frames per second")
+    if serial is None:
+        refuse_options("a run without --serial", ("baud", "serial_protocol"))
     trusted = None if require_signature is None else load_public_key(require_signature)
     opened = Bundle.open(bundle, trusted_key=trusted)
     model = WorldModel.load(opened, variant, calibrated_only=not uncalibrated)
@@ -178,7 +185,14 @@ def command(
     session = Session(model, monitor, config)
     tally = Tally()
     with contextlib.ExitStack() as stack:
-        sinks: list[Sink] = [tally]
+        sinks: list[Sink] = []
+        if serial is not None:  # first: a flag's time runs on while another sink writes
+            from jepa_edge.serial.config import LinkConfig, LinkProtocol
+            from jepa_edge.serial.sink import link_status, serial_sink
+
+            link = LinkConfig(port=serial, baud=baud, protocol=LinkProtocol(serial_protocol))
+            sinks.append(stack.enter_context(serial_sink(link, link_status(model, monitor))))
+        sinks.append(tally)
         if as_json:
             sinks.append(json_lines(sys.stdout.buffer))
         elif sys.stdout.isatty() and importlib.util.find_spec("rich"):
@@ -190,12 +204,6 @@ def command(
             from jepa_edge.sinks.mcap import mcap_sink
 
             sinks.append(stack.enter_context(mcap_sink(mcap, model, monitor, config)))
-        if serial is not None:
-            from jepa_edge.serial.config import LinkConfig, LinkProtocol
-            from jepa_edge.serial.sink import link_status, serial_sink
-
-            link = LinkConfig(port=serial, baud=baud, protocol=LinkProtocol(serial_protocol))
-            sinks.append(stack.enter_context(serial_sink(link, link_status(model, monitor))))
         if jsonl is not None:
             sinks.append(json_lines(stack.enter_context(jsonl.open("wb"))))
         due_s = time.monotonic()

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -129,12 +131,33 @@ def command(
     # A shell starts background jobs with SIGINT ignored; launch files send it to them all the same.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Being stopped is how serving ends well: the nodes close in order and the exit code is 0.
-    with contextlib.suppress(KeyboardInterrupt, SystemExit), Peer(config) as peer:
+    with (
+        _info_for_rosout(),
+        contextlib.suppress(KeyboardInterrupt, SystemExit),
+        Peer(config) as peer,
+    ):
         click.echo(f"serving {', '.join(peer.node_names)} in domain {peer.domain}", err=True)
         while True:
             stop.check()
             peer.check()
             time.sleep(_POLL_S)
+
+
+@contextlib.contextmanager
+def _info_for_rosout() -> Iterator[None]:
+    """Let our records from INFO on reach /rosout, and no more of them reach stderr than before."""
+    root, ours = logging.getLogger(), logging.getLogger("jepa_edge")
+    before, level = ours.level, ours.getEffectiveLevel()
+    levels = {handler: handler.level for handler in root.handlers}
+    for handler in root.handlers:
+        handler.setLevel(max(handler.level, level))
+    ours.setLevel(min(logging.INFO, level))
+    try:
+        yield
+    finally:
+        ours.setLevel(before)
+        for handler, own in levels.items():
+            handler.setLevel(own)
 
 
 def _rule(text: str) -> tuple[str, str]:

@@ -30,8 +30,8 @@ class BagSource:
         self._options = options.inputs(self._bag.topics[action])
         first = next(self._frames(Inputs(manifest, self._options)), None)
         if first is None:
-            raise InputError(f"{path} holds no image on {self._topics.image}")
-        check_image(first, manifest, self._options.image_fit, f"{path}: {self._topics.image}")
+            raise InputError(f"{path} holds no image on {self._topics.image!r}")
+        check_image(first, manifest, self._options.image_fit, f"{path}: {self._topics.image!r}")
 
     def __iter__(self) -> Iterator[Observation]:
         inputs = Inputs(self._manifest, self._options)

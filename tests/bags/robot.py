@@ -69,6 +69,7 @@ class Robot:
     config: SessionConfig = field(default_factory=SessionConfig)
     seed: int = 0
     now_ns: int = START_NS
+    options: InputOptions = field(default_factory=InputOptions)
     said: list[Said] = field(default_factory=list)
     flags: list[Flag] = field(default_factory=list)
 
@@ -77,7 +78,7 @@ class Robot:
         self.perf_s = 1000.0
         self.latency_s = 0.004
         self.stall = 0
-        self.inputs = Inputs(self.model.manifest, InputOptions())
+        self.inputs = Inputs(self.model.manifest, self.options)
         self.session = Session(
             self.model,
             self.monitor,
@@ -91,6 +92,7 @@ class Robot:
             self.monitor,
             header(MAKE, self.now_ns, ""),
             limits=self.session.config,
+            inputs=self.options,
         )
         self._say("/jepa/model_info", MODEL_INFO, info)
 

@@ -4,21 +4,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer, storage_mcap
+from rosbags.rosbag2.reader import zstd
 from ruamel.yaml import YAML
 
 from jepa_edge.bags.reader import Bag, find_bags
 from jepa_edge.bags.topics import BagOptions, find_topics
 from jepa_edge.errors import InputError
 from jepa_edge.nodes.messages import FLAG, IMAGE
-from jepa_edge.ros_types import ACTION
+from jepa_edge.ros_types import ACTION, typestore
 
 from .robot import ACTION_TOPIC, IMAGE_TOPIC, MAKE, Said, image, write_bag
 
+BOTH = [IMAGE_TOPIC, ACTION_TOPIC]
 MCAP, SQLITE3 = StoragePlugin.MCAP, StoragePlugin.SQLITE3
 
 
@@ -108,8 +112,9 @@ def test_damage_of_any_kind_is_one_line(
     bag = Bag(write_bag(tmp_path / "bag", few(), plugin=plugin, compression=mode))
     (file,) = bag.files
     whole = file.read_bytes()
+    commands = [n for n in range(6) for _ in range(2)]
     rng = random.Random(5)
-    told = []
+    told, read = [], 0
     for trial in range(30):
         damaged = bytearray(whole)
         if trial % 2:
@@ -119,10 +124,15 @@ def test_damage_of_any_kind_is_one_line(
                 damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         file.write_bytes(damaged)
         try:
-            values(Bag(bag.path))
+            found = [int(entry.message.data[0]) for entry in Bag(bag.path).messages(BOTH)]
+            # No checksums: a number may be another. But none is missing, and none is out of place.
+            assert len(found) == 12
+            assert sum(a == b for a, b in zip(found, commands, strict=True)) >= 7
+            read += 1
         except InputError as error:
             told.append(str(error))
     assert len(told) >= 8
+    assert len(told) + read == 30
     assert all(str(bag.path) in line and "\n" not in line for line in told)
 
 
@@ -170,3 +180,99 @@ def test_ambiguous_topics_are_listed(tmp_path: Path) -> None:
     ]
     planned = Bag(write_bag(tmp_path / "planned", [*few(), *plans]))
     assert find_topics(planned, BagOptions()).action == ACTION_TOPIC
+
+
+def edit(bag: Path, change: Callable[[Any], None]) -> None:
+    """Change what a bag's metadata says."""
+    yaml = YAML(typ="safe")
+    told = yaml.load((bag / "metadata.yaml").read_text())
+    change(told["rosbag2_bagfile_information"])
+    with (bag / "metadata.yaml").open("w") as file:
+        yaml.dump(told, file)
+
+
+def test_messages_that_the_metadata_hides_are_missed(tmp_path: Path) -> None:
+    """rosbags skips a topic whose quality of service is another one in the file."""
+    bag = write_bag(tmp_path / "bag", few())
+    lifespan = {"sec": 0, "nsec": 0}
+    profile = {
+        "history": "keep_last",
+        "depth": 1,
+        "reliability": "reliable",
+        "durability": "volatile",
+        "deadline": lifespan,
+        "lifespan": dict(lifespan),
+        "liveliness": "automatic",
+        "liveliness_lease_duration": dict(lifespan),
+        "avoid_ros_namespace_conventions": False,
+    }
+
+    def other_profile(told: Any) -> None:
+        for topic in told["topics_with_message_count"]:
+            if topic["topic_metadata"]["name"] == ACTION_TOPIC:
+                topic["topic_metadata"]["offered_qos_profiles"] = [profile]
+
+    edit(bag, other_profile)
+    with pytest.raises(InputError, match=r"tells of 12 messages .* and gives 6"):
+        values(Bag(bag))
+
+    def no_counts(told: Any) -> None:
+        for topic in told["topics_with_message_count"]:
+            topic["message_count"] = 0
+
+    edit(bag, no_counts)
+    with pytest.raises(InputError, match=r"tells of 12 messages .* and gives 6"):
+        values(Bag(bag))
+
+
+def test_the_digest_is_that_of_the_files_that_are_read(tmp_path: Path) -> None:
+    """A decoy that only part of the metadata names changes nothing."""
+    bags = [write_bag(tmp_path / f"bag_{n}", few(3 + n)) for n in range(2)]
+    digests = [Bag(bag).sha256 for bag in bags]
+    for bag in bags:
+        (bag / "decoy.mcap").write_bytes(b"the same")
+        edit(bag, lambda told: told["files"][0].__setitem__("path", "decoy.mcap"))
+    assert [Bag(bag).sha256 for bag in bags] == digests
+    assert digests[0] != digests[1]
+    edit(bags[0], lambda told: told.__setitem__("relative_file_paths", ["../../etc/passwd"]))
+    with pytest.raises(InputError, match="missing"):
+        Bag(bags[0])
+
+
+def bomb(size: int) -> bytes:
+    """One zstd frame of zeros that does not tell its size."""
+    compressor = zstd.ZstdCompressor()
+    zeros = bytes(1 << 20)
+    parts = [compressor.compress(zeros) for _ in range(size >> 20)]
+    return b"".join([*parts, compressor.flush()])
+
+
+def test_a_compressed_file_that_expands_beyond_measure_is_refused(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", few(), compression=CompressionMode.FILE)
+    (file,) = Bag(bag).files
+    file.write_bytes(bomb(100 << 20))
+    with pytest.raises(InputError, match="expands to more than"):
+        Bag(bag)
+
+
+def test_a_compressed_message_that_expands_beyond_measure_is_refused(tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    with Writer(bag, version=9, storage_plugin=MCAP) as writer:
+        connection = writer.add_connection(ACTION_TOPIC, ACTION, typestore=typestore())
+        writer.write(connection, 1, bomb(100 << 20))
+
+    def compressed(told: Any) -> None:
+        told["compression_mode"], told["compression_format"] = "message", "zstd"
+
+    edit(bag, compressed)
+    with pytest.raises(InputError, match="expands to more than"):
+        list(Bag(bag).messages([ACTION_TOPIC]))
+
+
+def test_a_compressed_chunk_that_expands_beyond_measure_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_mcap.zstd, "compress", lambda data: bomb(100 << 20))
+    bag = write_bag(tmp_path / "bag", few(), compression=CompressionMode.STORAGE)
+    with pytest.raises(InputError, match="expands to more than"):
+        list(Bag(bag).messages([ACTION_TOPIC]))

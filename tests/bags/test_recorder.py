@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from rosbags.interfaces import QosDurability, QosReliability
-from rosbags.rosbag2 import Reader
+from rosbags.rosbag2 import Reader, Writer
 
 from jepa_edge.bags.reader import Bag
 from jepa_edge.bags.recorder import recorder
@@ -209,6 +210,36 @@ def test_a_signal_finishes_the_bag(kind: signal.Signals, talker: Talker, tmp_pat
     bag = Bag(out)
     assert told["messages"]["/image"] == sum(1 for _ in bag.messages(["/image"])) > 5
     assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+
+
+def test_a_full_disk_leaves_what_was_written(
+    talker: Talker, listener: DdsParticipant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "bag"
+    end_s = time.monotonic() + 8.0
+    write, count = Writer.write, [0]
+
+    def full(writer: Writer, *arguments: Any) -> None:
+        count[0] += 1
+        if count[0] > 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(writer, *arguments)
+
+    monkeypatch.setattr(Writer, "write", full)
+
+    def until() -> bool:
+        talker.say()
+        return time.monotonic() > end_s
+
+    with (
+        pytest.raises(InputError, match="No space left") as error,
+        recorder(out, listener, {"/action"}) as made,
+    ):
+        made.run(until)
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in str(error.value)
+    assert "mcap recover" in str(error.value)
+    assert (kept / "bag.mcap").is_file()
 
 
 def test_topics_are_those_of_the_node() -> None:

@@ -22,8 +22,10 @@ from jepa_edge.calibration.dataset import data_sha256
 from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.cli.calibrate import command as calibrate
 from jepa_edge.cli.evaluate import command as evaluate
+from jepa_edge.cli.run import command as run
 from jepa_edge.errors import InputError
 from jepa_edge.manifest import Manifest
+from jepa_edge.nodes.inputs import InputOptions, Inputs
 from jepa_edge.nodes.messages import FLAG, IMAGE, header
 from jepa_edge.recording import Episode, Recording, RecordingInfo, RecordingWriter
 from jepa_edge.ros_types import ACTION
@@ -84,10 +86,15 @@ def test_digests_follow_the_bags_and_how_they_are_read(
     shutil.copytree(bag, tmp_path / "renamed")
     assert open_recording(tmp_path / "renamed", manifest).digests == (first,)
     assert open_recording(Bag(bag).files[0], manifest).digests == (first,)
-    held = BagOptions(action_timeout_s=1.0)
-    assert open_recording(bag, manifest, held).digests != (first,)
+    for options in (
+        BagOptions(image_topic=IMAGE_TOPIC, action_topic=ACTION_TOPIC),
+        BagOptions(image_fit="crop", action_timeout_s=1.0),
+    ):
+        (held,) = open_recording(bag, manifest, options).digests
+        assert held[:16] == first[:16], "the same episode, however it is read"
+        assert held != first, "but not the same encoded frames"
     other = write_bag(tmp_path / "other", said_of(make_episode(1)))
-    assert open_recording(other, manifest).digests != (first,)
+    assert open_recording(other, manifest).digests[0][:16] != first[:16]
     (tmp_path / "twice").mkdir()
     for name in ("a", "b"):
         shutil.copytree(bag, tmp_path / "twice" / name)
@@ -224,3 +231,45 @@ def test_a_recording_stays_a_recording(
     recording = open_recording(tmp_path / "runs", manifest)
     assert type(recording) is Recording
     assert same(recording.load(0), make_episode(0))
+
+
+def test_a_fast_camera_is_decimated_as_the_node_does(
+    make_episode: Callable[..., Episode], manifest: Manifest, tmp_path: Path
+) -> None:
+    """max_age_s bounds how many frames may be left out between two."""
+    pixels = make_episode(0).frames[0]
+
+    def taken(options: InputOptions, camera_hz: float) -> list[int]:
+        inputs = Inputs(manifest, options)
+        stamps = [START_NS + round(k * 1e9 / camera_hz) for k in range(60)]
+        messages = [(image(pixels, stamp), stamp + 1000) for stamp in stamps]
+        return [n for n, (told, at) in enumerate(messages) if inputs.on_image(told, at)]
+
+    for camera_hz in (6.0, 7.5, 9.0, 12.0):
+        node = taken(InputOptions(max_age_s=0.25), camera_hz)
+        assert taken(BagOptions(max_age_s=0.25).inputs(None), camera_hz) == node
+    assert any(
+        taken(BagOptions(max_age_s=0.25).inputs(None), hz) != taken(BagOptions().inputs(None), hz)
+        for hz in (6.0, 6.5, 7.0, 7.5, 8.0)
+    )
+
+
+def test_bag_options_are_refused_for_a_recording(
+    make_episode: Callable[..., Episode], calibrated_bundle: Path, tmp_path: Path
+) -> None:
+    with RecordingWriter(tmp_path / "runs", RecordingInfo(rate_hz=5.0, action_dim=4)) as writer:
+        writer.add(make_episode(0))
+    bundle, runs = str(calibrated_bundle), str(tmp_path / "runs")
+    for verb, arguments in (
+        (calibrate, [bundle, "--data", runs]),
+        (evaluate, [bundle, "--nominal", runs, "--faults", "blur@5"]),
+        (run, [bundle, "--source", runs]),
+    ):
+        told = CliRunner().invoke(verb, [*arguments, "--image-topic", "/x", "--image-fit", "crop"])
+        assert isinstance(told.exception, InputError)
+        assert "--image-topic, --image-fit" in str(told.exception)
+    bag = write_bag(tmp_path / "bag", said_of(make_episode(0)))
+    for option in ("--episode", "--steps"):
+        told = CliRunner().invoke(run, [bundle, "--source", str(bag), option, "2"])
+        assert isinstance(told.exception, InputError)
+        assert option in str(told.exception)

@@ -15,18 +15,38 @@ from click.testing import CliRunner, Result
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from jepa_edge.bags.reader import Bag
-from jepa_edge.cli.replay import EXIT_DIFFERS, command
+from jepa_edge.cli.replay import EXIT_DIFFERS, EXIT_NOT_SHOWN, command
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.flags import Level, Reason
 from jepa_edge.monitor import Monitor
-from jepa_edge.nodes.messages import FLAG
+from jepa_edge.nodes.inputs import InputOptions
+from jepa_edge.nodes.messages import (
+    EMBEDDING,
+    FLAG,
+    IMAGE,
+    MODEL_INFO,
+    embedding_message,
+    flag_message,
+    header,
+)
 from jepa_edge.recording import Episode
 from jepa_edge.session import SessionConfig
 from jepa_edge.world_model import WorldModel
 
-from .robot import ACTION_TOPIC, IMAGE_TOPIC, MAKE, PERIOD_NS, STORE, Robot, Said, image, write_bag
+from .robot import (
+    ACTION_TOPIC,
+    IMAGE_TOPIC,
+    MAKE,
+    PERIOD_NS,
+    START_NS,
+    STORE,
+    Robot,
+    Said,
+    image,
+    write_bag,
+)
 
-FLAG_TOPIC = "/jepa/flag"
+FLAG_TOPIC, EMBEDDING_TOPIC = "/jepa/flag", "/jepa/embedding"
 
 MAKERS = {
     "mcap": {},
@@ -252,19 +272,26 @@ def test_a_bag_that_begins_within_a_run_is_compared_from_its_next_warm_up(
     assert any("begins with flag" in note for note in told["notes"])
     assert 0 < told["partly"] < 20 < told["compared"]
     assert told["differences"] == []
-    assert told["same"]
+    assert (told["same"], told["verdict"], result.exit_code) == (False, "not shown", EXIT_NOT_SHOWN)
+    assert "not every flag could be compared" in run(bag, calibrated_bundle).stdout
 
 
 def test_lost_flags_and_frames_are_told(
     lively: Robot, calibrated_bundle: Path, tmp_path: Path
 ) -> None:
-    def seq_of(entry: Said) -> int | None:
-        known = {"/jepa/flag": entry.message, "/jepa/embedding": getattr(entry.message, "flag", 0)}
-        return known[entry.topic].seq if entry.topic in known else None
-
     lost = write_bag(tmp_path / "flags", [e for e in lively.said if seq_of(e) not in (30, 31)])
-    told = report(run(lost, calibrated_bundle, "--json"))
+    result = run(lost, calibrated_bundle, "--json")
+    told = report(result)
     assert (told["lost"], told["differences"]) == (2, [])
+    assert (told["same"], result.exit_code) == (False, EXIT_NOT_SHOWN)
+    # What could be compared in full after the gap was: a false level there shows.
+    seqs = [seq_of(e) for e in lively.said]
+    late = [n for n, seq in enumerate(seqs) if seq == 118]
+    said = list(lively.said)
+    for n in late:
+        said[n] = with_flag(said[n], level=2)
+    false = write_bag(tmp_path / "false", [e for e in said if seq_of(e) not in (30, 31)])
+    assert run(false, calibrated_bundle, "--json").exit_code == EXIT_DIFFERS
     assert any("2 flags are missing" in note for note in told["notes"])
     # A flag that only the embedding still has is not lost.
     only = [e for e in lively.said if e.topic != "/jepa/flag" or seq_of(e) != 12]
@@ -411,3 +438,286 @@ def test_a_bag_that_cannot_be_replayed_says_why(
         report(run(two, calibrated_bundle, "--param", "latch"))
     with pytest.raises(InputError, match="not known"):
         report(run(one, calibrated_bundle, "--param", "lach=caution"))
+
+
+def with_flag(entry: Said, **changes: Any) -> Said:
+    """A flag, or an embedding's flag, that says something else."""
+    message = entry.message
+    if entry.topic == FLAG_TOPIC:
+        return dataclasses.replace(entry, message=dataclasses.replace(message, **changes))
+    flag = dataclasses.replace(message.flag, **changes)
+    return dataclasses.replace(entry, message=dataclasses.replace(message, flag=flag))
+
+
+def seq_of(entry: Said) -> int | None:
+    """Number of a flag, or of an embedding's flag."""
+    if entry.topic not in (FLAG_TOPIC, EMBEDDING_TOPIC):
+        return None
+    return int((entry.message if entry.topic == FLAG_TOPIC else entry.message.flag).seq)
+
+
+def level(entry: Said) -> int:
+    """Level of an embedding's flag."""
+    return int(entry.message.flag.level)
+
+
+def calm(
+    model: WorldModel, episode: Episode, *, config: SessionConfig | None = None, **fields: Any
+) -> Robot:
+    """A run in which nothing happens."""
+    robot = Robot(
+        model=model,
+        monitor=Monitor.load(model),
+        config=config or SessionConfig(samples=0),
+        **fields,
+    )
+    for step, frame in enumerate(episode.frames[:-1]):
+        robot.wait(PERIOD_NS - 1_000_000)
+        robot.see(image(frame, robot.now_ns - 500_000))
+        robot.act(episode.actions[step])
+    return robot
+
+
+@pytest.fixture(scope="module")
+def quiet(model: WorldModel, make_episode: Callable[..., Episode]) -> Robot:
+    return calm(model, make_episode(9200, 40))
+
+
+def test_a_bag_that_contradicts_itself_is_not_the_same(
+    lively: Robot, calibrated_bundle: Path, tmp_path: Path
+) -> None:
+    place = [n for n, entry in enumerate(lively.said) if entry.topic == FLAG_TOPIC][10]
+    false = with_flag(lively.said[place], level=3, raw_level=3, score=99.0)
+    earlier = dataclasses.replace(false, received_ns=false.received_ns - 1)
+    inserted = [*lively.said[:place], earlier, *lively.said[place:]]
+    doubled = [
+        dataclasses.replace(with_flag(e, level=1, score=0.0), received_ns=e.received_ns - 1)
+        for e in lively.said
+        if e.topic == FLAG_TOPIC
+    ]
+    falsified = [
+        dataclasses.replace(with_flag(e, level=3), received_ns=e.received_ns - 2)
+        if e.topic == EMBEDDING_TOPIC
+        else e
+        for e in lively.said
+    ]
+    bags = {
+        "inserted": (inserted, 1),
+        "doubled": ([*doubled, *without(lively.said, "/jepa/model_info")], len(lively.flags)),
+        "embeddings": (
+            falsified,
+            sum(e.topic == EMBEDDING_TOPIC and level(e) < 3 for e in lively.said),
+        ),
+    }
+    for name, (said, count) in bags.items():
+        bag = write_bag(tmp_path / name, said)
+        result = run(bag, calibrated_bundle, "--json")
+        told = report(result)
+        assert result.exit_code == EXIT_DIFFERS, name
+        assert told["compared"] - told["identical"] == count, name
+        assert "and elsewhere in the bag" in told["differences"][0]["fields"][0]["recorded"]
+    honest = [*lively.said, *(e for e in lively.said if e.topic == FLAG_TOPIC and seq_of(e))]
+    copies = write_bag(tmp_path / "copies", honest)
+    assert report(run(copies, calibrated_bundle, "--json"))["same"], "two equal copies"
+
+
+def test_a_gap_hides_no_false_levels(quiet: Robot, calibrated_bundle: Path, tmp_path: Path) -> None:
+    """Where nothing warms up anew, nothing after a gap can be compared: that is not the same."""
+    said = [
+        with_flag(e, level=3, raw_level=3, score=99.0) if seq_of(e) else e
+        for e in quiet.said
+        if seq_of(e) != 1
+    ]
+    result = run(write_bag(tmp_path / "bag", said), calibrated_bundle, "--json")
+    assert (report(result)["same"], result.exit_code) == (False, EXIT_NOT_SHOWN)
+
+
+def test_flags_and_embeddings_that_come_late_are_of_the_same_run(
+    quiet: Robot, calibrated_bundle: Path, tmp_path: Path
+) -> None:
+    said = list(without(quiet.said, EMBEDDING_TOPIC))
+    flags = [n for n, entry in enumerate(said) if entry.topic == FLAG_TOPIC]
+    late = said[flags[13]].received_ns + 1
+    said[flags[10]] = dataclasses.replace(said[flags[10]], received_ns=late)
+    embedding = [
+        dataclasses.replace(e, received_ns=e.received_ns + 12 * PERIOD_NS)
+        if e.topic == EMBEDDING_TOPIC and seq_of(e) == 10
+        else e
+        for e in quiet.said
+        if not (e.topic == FLAG_TOPIC and seq_of(e) == 10)
+    ]
+    for name, changed in (("flag", said), ("embedding", embedding)):
+        told = report(run(write_bag(tmp_path / name, changed), calibrated_bundle, "--json"))
+        assert (told["same"], told["lost"], len(told["identities"])) == (True, 0, 1), name
+
+
+def test_a_simulation_that_is_reset_is_another_run(
+    model: WorldModel,
+    make_episode: Callable[..., Episode],
+    calibrated_bundle: Path,
+    tmp_path: Path,
+) -> None:
+    """The same stamps again, with other frames; with a ModelInfo, and without."""
+    first, second = calm(model, make_episode(9201, 40)), calm(model, make_episode(9202, 40))
+    later = first.now_ns - START_NS + 10**9
+    said = first.said + [
+        dataclasses.replace(e, received_ns=e.received_ns + later) for e in second.said
+    ]
+    for name, kept in (("told", said), ("untold", without(said, "/jepa/model_info"))):
+        told = report(run(write_bag(tmp_path / name, kept), calibrated_bundle, "--json"))
+        assert told["differences"] == []
+        assert told["compared"] == len(first.flags) + len(second.flags)
+        assert (told["same"], len(told["identities"])) == (True, 2)
+
+
+def test_a_clock_whose_ticks_are_the_stamps_is_a_clock(
+    model: WorldModel,
+    make_episode: Callable[..., Episode],
+    calibrated_bundle: Path,
+    tmp_path: Path,
+) -> None:
+    """Every age is 0, and one step took longer than a flag holds."""
+    episode = make_episode(9203, 40)
+    robot = Robot(model=model, monitor=Monitor.load(model), config=SessionConfig(samples=0))
+    for step, pixels in enumerate(episode.frames[:-1]):
+        robot.now_ns = START_NS + (step + 1) * PERIOD_NS
+        message = image(pixels, robot.now_ns)
+        robot._say(IMAGE_TOPIC, IMAGE, message)
+        frame = robot.inputs.on_image(message, robot.now_ns)
+        assert frame is not None
+        robot.latency_s = 0.9 if step == 20 else 0.004
+        observation = robot.inputs.observation(frame)
+        update = robot.session.step(observation)
+        flag = flag_message(MAKE, update.flag, frame.header)
+        robot._say(FLAG_TOPIC, FLAG, flag, 1)
+        if update.embedding is not None:
+            action = observation.action
+            said = embedding_message(MAKE, update.embedding, frame.header, flag, action=action)
+            robot._say(EMBEDDING_TOPIC, EMBEDDING, said, 2)
+        robot.flags.append(update.flag)
+        robot.now_ns += 3
+        robot.act(episode.actions[step])
+    assert all(flag.input_age_s == 0.0 for flag in robot.flags)
+    assert "stale" in robot.flags[20].reasons
+    told = report(run(write_bag(tmp_path / "bag", robot.said), calibrated_bundle, "--json"))
+    assert (told["same"], told["compared"]) == (True, len(robot.flags))
+
+
+def test_recorded_flags_never_vanish(quiet: Robot, calibrated_bundle: Path, tmp_path: Path) -> None:
+    """A bag that begins within a run, with images of another camera."""
+    cut = next(n for n, e in enumerate(quiet.said) if seq_of(e) == 5)
+
+    def moved(entry: Said, by_ns: int) -> Said:
+        if entry.topic != IMAGE_TOPIC:
+            return entry
+        stamp = entry.message.header.stamp
+        head = header(MAKE, stamp.sec * 10**9 + stamp.nanosec + by_ns, "camera")
+        return dataclasses.replace(entry, message=dataclasses.replace(entry.message, header=head))
+
+    near = write_bag(tmp_path / "near", [moved(e, 1000) for e in quiet.said[cut + 1 :]])
+    with pytest.raises(InputError, match=r"none of the \d+ frames"):
+        report(run(near, calibrated_bundle))
+    far = write_bag(tmp_path / "far", [moved(e, 10**12) for e in quiet.said[cut + 1 :]])
+    with pytest.raises(InputError, match="holds no flag on /jepa/flag that can be made again"):
+        report(run(far, calibrated_bundle))
+    assert run(far, calibrated_bundle, "--no-compare").exit_code == 0
+
+
+def test_another_nodes_embeddings_are_left_alone(
+    quiet: Robot, calibrated_bundle: Path, tmp_path: Path
+) -> None:
+    said = [
+        dataclasses.replace(e, topic="/b" + e.topic)
+        if e.topic == EMBEDDING_TOPIC
+        else dataclasses.replace(e, topic="/a" + e.topic)
+        if e.topic.startswith("/jepa")
+        else e
+        for e in quiet.said
+    ]
+    told = report(run(write_bag(tmp_path / "bag", said), calibrated_bundle, "--json"))
+    assert (told["same"], told["embeddings"]) == (True, 0)
+
+
+def test_a_run_with_cropped_images_comes_out_again_without_options(
+    model: WorldModel,
+    make_episode: Callable[..., Episode],
+    calibrated_bundle: Path,
+    tmp_path: Path,
+) -> None:
+    """ModelInfo tells how images are read: 4 : 3 here, as 640 x 480 are."""
+    episode = make_episode(9204, 40)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (len(episode.frames), 24, 32, 3), dtype=np.uint8)
+    frames[:, :, 4:28] = np.kron(episode.frames, np.ones((1, 3, 3, 1), np.uint8))
+    wide = dataclasses.replace(episode, frames=frames)
+    robot = calm(model, wide, options=InputOptions(image_fit="crop"))
+    assert sum(flag.level is not Level.UNKNOWN for flag in robot.flags) > 20
+    bag = write_bag(tmp_path / "bag", robot.said)
+    told = report(run(bag, calibrated_bundle, "--json"))
+    assert (told["same"], told["compared"]) == (True, len(robot.flags))
+    with pytest.raises(InputError, match="image_fit"):
+        report(
+            run(
+                write_bag(tmp_path / "untold", without(robot.said, "/jepa/model_info")),
+                calibrated_bundle,
+            )
+        )
+
+
+def test_escape_sequences_in_a_bag_do_not_reach_the_terminal(
+    quiet: Robot, calibrated_bundle: Path, tmp_path: Path
+) -> None:
+    escape = "\x1b]0;owned\x07"
+    said = [
+        dataclasses.replace(e, message=dataclasses.replace(e.message, runtime="x" + escape))
+        if e.type == MODEL_INFO
+        else e
+        for e in quiet.said
+    ]
+    result = run(write_bag(tmp_path / "info", said), calibrated_bundle)
+    assert "another runtime judged then" in result.stderr
+    assert "\x1b" not in result.stderr
+    cameras = [
+        dataclasses.replace(e, topic="/cam" + escape) for e in quiet.said if e.topic == IMAGE_TOPIC
+    ]
+    two = write_bag(tmp_path / "two", [*quiet.said, *cameras])
+    with pytest.raises(InputError, match="--image-topic") as error:
+        report(run(two, calibrated_bundle))
+    assert "\x1b" not in str(error.value)
+    assert "/cam" in str(error.value)
+
+
+def test_options_that_a_replay_does_not_listen_to_are_refused(
+    quiet: Robot, calibrated_bundle: Path, tmp_path: Path
+) -> None:
+    bag = write_bag(tmp_path / "bag", quiet.said)
+    for options, word in (
+        (("--uncalibrated",), "--uncalibrated"),
+        (("--param", "bundle=/nope.jepa"), "bundle"),
+        (("--param", "variant=nope"), "variant"),
+        (("--param", "action_type=geometry_msgs/Twist"), "action_type"),
+        (("--no-compare", "--flag-topic", FLAG_TOPIC), "--flag-topic"),
+    ):
+        with pytest.raises(InputError, match=word):
+            report(run(bag, calibrated_bundle, *options))
+
+
+def test_an_interrupted_replay_leaves_no_file(
+    quiet: Robot, calibrated_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = write_bag(tmp_path / "bag", quiet.said)
+    asked = []
+
+    def interrupt() -> None:
+        asked.append(1)
+        if len(asked) > 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("jepa_edge.cli.stop.check", interrupt)
+    for options in ((), ("--no-compare",)):
+        asked.clear()
+        result = run(bag, calibrated_bundle, "--out", tmp_path / "x.jsonl", *options)
+        assert result.exit_code != 0
+        assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+    with pytest.raises(InputError, match="no directory"):
+        report(run(bag, calibrated_bundle, "--out", tmp_path / "none" / "x.jsonl"))

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Service types of ROS 2 Jazzy that rosbags, which knows messages only, does not bring.
 
-Field for field as in std_srvs, rcl_interfaces, lifecycle_msgs, action_msgs and
-type_description_interfaces (Apache-2.0, BSD-3-Clause), without their comments.
+Field for field as in std_srvs, rcl_interfaces, lifecycle_msgs and action_msgs (Apache-2.0,
+BSD-3-Clause), without their comments.
 """
 
 from __future__ import annotations
 
 SERVICES: dict[str, str] = {
-    "std_srvs/srv/Empty": "---\n",
-    "std_srvs/srv/SetBool": "bool data\n---\nbool success\nstring message\n",
     "std_srvs/srv/Trigger": "---\nbool success\nstring message\n",
     "rcl_interfaces/srv/DescribeParameters": (
         "string[] names\n---\nParameterDescriptor[] descriptors\n"
@@ -36,10 +34,5 @@ SERVICES: dict[str, str] = {
         "GoalInfo goal_info\n---\n"
         "int8 ERROR_NONE=0\nint8 ERROR_REJECTED=1\nint8 ERROR_UNKNOWN_GOAL_ID=2\n"
         "int8 ERROR_GOAL_TERMINATED=3\nint8 return_code\nGoalInfo[] goals_canceling\n"
-    ),
-    "type_description_interfaces/srv/GetTypeDescription": (
-        "string type_name\nstring type_hash\nbool include_type_sources true\n---\n"
-        "bool successful\nstring failure_reason\nTypeDescription type_description\n"
-        "TypeSource[] type_sources\nKeyValue[] extra_information\n"
     ),
 }

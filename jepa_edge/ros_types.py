@@ -7,6 +7,8 @@ Needs the extra `mcap` or `dds`; needs no ROS.
 from __future__ import annotations
 
 import functools
+import math
+import operator
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -63,48 +65,91 @@ def type_hash(store: Typestore, name: str) -> str:
 
 
 Make = Callable[..., Any]
+_Fit = Callable[[Any], Any]
 
 
 def make(store: Typestore) -> Make:
     """Return a function make("pkg/msg/Type", field=value, ...): a message, zero where left out.
 
-    Numeric arrays may also be given as lists, or as arrays of another shape or number type. The
-    zeros of nested messages and arrays are new with every call. Raises InputError for an unknown
-    type or field.
+    Numeric arrays may also be given as lists, or as arrays of another shape or number type. What is
+    too large for a float32 becomes infinite, as with rclpy. The zeros of nested messages and arrays
+    are new with every call. Raises InputError for an unknown type or field, and for what is no
+    integer, or one out of range, in a field of integers.
     """
 
     @functools.cache
-    def maker(name: str) -> tuple[type, dict[str, Callable[[], Any]], dict[str, np.dtype[Any]]]:
+    def maker(name: str) -> tuple[type, dict[str, Callable[[], Any]], dict[str, _Fit]]:
         from rosbags.typesys.base import normalize_fieldname
 
         if name not in store.fielddefs:
             raise InputError(f"there is no ROS type {name!r}; expected e.g. {IMAGE}")
         zeros: dict[str, Callable[[], Any]] = {}
-        arrays: dict[str, np.dtype[Any]] = {}
+        fits: dict[str, _Fit] = {}
         for field, description in store.fielddefs[name][1]:
             key = normalize_fieldname(field)
             zeros[key] = _zero(description, build)
-            numeric = _array_dtype(description)
-            if numeric is not None:
-                arrays[key] = numeric
-        return store.types[name], zeros, arrays
+            fits[key] = _fit(description)
+        return store.types[name], zeros, fits
 
     def build(name: str, /, **fields: Any) -> Any:
-        kind, zeros, arrays = maker(name)
-        for field in fields:
+        kind, zeros, fits = maker(name)
+        values: dict[str, Any] = {}
+        for field, value in fields.items():
             if field not in zeros:
                 raise InputError(f"{name} has no field {field!r}; it has {', '.join(zeros)}")
-        values = {
-            field: _as_array(fields[field], arrays.get(field)) if field in fields else zero()
-            for field, zero in zeros.items()
-        }
+            try:
+                values[field] = fits[field](value)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise InputError(f"{name}.{field} cannot be {value!r:.60}: {error}") from error
+        for field, zero in zeros.items():
+            if field not in values:
+                values[field] = zero()
         return kind(**values)
 
     return build
 
 
-def _as_array(value: Any, dtype: np.dtype[Any] | None) -> Any:
-    return value if dtype is None else np.ascontiguousarray(value, dtype).reshape(-1)
+def _fit(description: Any) -> _Fit:
+    """Return what brings a value into the range of a field; it raises ValueError, TypeError."""
+    from rosbags.interfaces import Nodetype
+
+    dtype = _array_dtype(description)
+    if dtype is not None:
+        return functools.partial(_as_array, dtype=dtype)
+    kind, detail = description
+    if kind != Nodetype.BASE or detail[0] in ("string", "bool", "float64"):
+        return lambda value: value
+    if detail[0] == "float32":
+        return _as_float32
+    fit = functools.partial(_as_integer, limits=np.iinfo(_number_type(detail[0])))
+    if detail[0] == "byte":  # ROS's is an octet; rosbags holds and writes a signed one
+        return lambda value: (fit(value) + 128) % 256 - 128
+    return fit
+
+
+def _as_float32(value: Any) -> float:
+    with np.errstate(over="ignore"):
+        infinite = np.isinf(np.float32(value))
+    return math.copysign(math.inf, value) if infinite else float(value)
+
+
+def _as_integer(value: Any, limits: Any) -> int:
+    number = int(operator.index(value))
+    if not limits.min <= number <= limits.max:
+        raise ValueError(f"expected {limits.min} to {limits.max}")
+    return number
+
+
+def _as_array(value: Any, dtype: np.dtype[Any]) -> Any:
+    given = np.asarray(value)
+    if dtype.kind in "iu" and given.dtype != dtype and given.size:
+        limits = np.iinfo(dtype)
+        if given.dtype.kind not in "iub":
+            raise TypeError("expected integers")
+        if given.min() < limits.min or given.max() > limits.max:
+            raise ValueError(f"expected {limits.min} to {limits.max}")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(given, dtype).reshape(-1)
 
 
 def _zero(description: Any, build: Make) -> Callable[[], Any]:
@@ -135,8 +180,11 @@ def _array_dtype(description: Any) -> np.dtype[Any] | None:
     (element, base), _ = detail
     if element != Nodetype.BASE or base[0] == "string":
         return None
-    name: str = {"byte": "uint8", "char": "uint8"}.get(base[0], base[0])
-    return np.dtype(name)
+    return _number_type(base[0])
+
+
+def _number_type(name: str) -> np.dtype[Any]:
+    return np.dtype({"byte": "uint8", "char": "uint8"}.get(name, name))
 
 
 def _char_as_uint8(description: Any) -> Any:

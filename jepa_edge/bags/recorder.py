@@ -41,12 +41,14 @@ _INFINITE_NS = 2**63 - 1
 class Account:
     """What was recorded. messages: per topic. dropped: messages that the disk was too slow for.
 
-    unreadable: topics left out, with the reason.
+    unreadable: topics left out, with the reason. failure: what ended the receiving thread, if
+    anything did.
     """
 
     messages: Counter[str] = field(default_factory=Counter)
     dropped: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    failure: BaseException | None = None
 
 
 @contextmanager
@@ -128,8 +130,12 @@ class Recorder:
         self._publications = Publications(participant.handle)
 
     def run(self, until: Callable[[], bool]) -> None:
-        """Record until a function says that it is enough; it is asked about ten times a second."""
-        while not until():
+        """Record until a function says that it is enough; it is asked about ten times a second.
+
+        An error of the receiving thread ends it too, and is left in the account.
+        """
+        while not until() and self.account.failure is None:
+            self.account.failure = self._dispatcher.failure
             for publication in self._publications.take():
                 if self._topics is None or publication.topic in self._topics:
                     self._follow(publication)

@@ -75,6 +75,8 @@ def record_dds(
         with _interruptible() as interrupted:
             made.run(_over(duration_s, interrupted))
     told = made.account
+    if told.failure is not None:
+        raise RuntimeError(f"receiving failed; {out} holds what came before") from told.failure
     for topic, why in told.unreadable.items():
         click.echo(f"note: {topic} is not in the bag: {why}", err=True)
     if told.dropped:

@@ -118,6 +118,7 @@ class ActionServer:
                 logger.error("a goal has not ended %g s after it was cancelled", _JOIN_S)
         for part in (*self._services, self._feedback, self._status):
             part.close()
+        self._backend.forget(self)
 
     def publish_feedback(self, goal: DdsGoal, message: Any) -> None:
         """Publish feedback of a goal."""
@@ -131,25 +132,40 @@ class ActionServer:
         )
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                while self._next is None and not self._closed:
-                    self._lock.wait()
-                goal, self._next = self._next, None
-                if goal is None:
-                    return
-                self._current = goal
-                if goal.status == ACCEPTED:
-                    goal.status = EXECUTING
+        while (goal := self._take()) is not None:
+            self._work(goal)
+
+    def _take(self) -> DdsGoal | None:
+        """Wait for the next goal; None at the end."""
+        with self._lock:
+            while self._next is None and not self._closed:
+                self._lock.wait()
+            goal, self._next = self._next, None
+            self._current = goal
+            if goal is not None and goal.status == ACCEPTED:
+                goal.status = EXECUTING
+        return goal
+
+    def _work(self, goal: DdsGoal) -> None:
+        try:
             self._publish_status()
-            result = None
-            if not goal.cancelled:
-                try:
-                    result = self._execute(goal)
-                except Exception as error:
-                    logger.exception("the goal failed")
-                    self._backend.dispatcher.failure = self._backend.dispatcher.failure or error
-            self._finish(goal, result)
+            self._finish(goal, None if goal.cancelled else self._executed(goal))
+        except BaseException as error:
+            self._backend.dispatcher.fail("a goal's result could not be sent", error)
+
+    def _executed(self, goal: DdsGoal) -> Any:
+        """Return the goal's result; None when there is none that could be sent."""
+        try:
+            result = self._execute(goal)
+            if result is None:
+                return None
+            self._backend.participant.serialize(
+                self._backend.make(f"{self._type}_GetResult_Response", result=result)
+            )
+        except BaseException as error:
+            self._backend.dispatcher.fail("a goal failed", error)
+            return None
+        return result
 
     def _finish(self, goal: DdsGoal, result: Any) -> None:
         make = self._backend.make

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +13,7 @@ from jepa_edge.dds.actions import ActionServer
 from jepa_edge.dds.clib import Sample
 from jepa_edge.dds.dispatcher import Dispatcher, Registration
 from jepa_edge.dds.endpoints import RawWriter
+from jepa_edge.dds.inbox import Inbox
 from jepa_edge.dds.incompatible import watch_reader, watch_writer
 from jepa_edge.dds.names import NodeName
 from jepa_edge.dds.parameter_server import USE_SIM_TIME, ParameterServer
@@ -23,8 +23,6 @@ from jepa_edge.errors import InputError
 from jepa_edge.nodes.backend import Closable, Goal
 from jepa_edge.nodes.parameters import Parameter, Value
 from jepa_edge.nodes.qos import Qos
-
-logger = logging.getLogger(__name__)
 
 _CLOCK_TYPE = "rosgraph_msgs/msg/Clock"
 
@@ -41,7 +39,10 @@ class DdsPublisher:
         self._watcher = watcher
 
     def publish(self, message: Any) -> None:
-        """Send a message; never waits for a reader. Raises InputError for another type."""
+        """Send a message; never waits for a reader.
+
+        Raises InputError for another type, and for values that their fields cannot hold.
+        """
         if message.__msgtype__ != self._type_name:
             raise InputError(f"got a {message.__msgtype__} to publish, expected {self._type_name}")
         self._writer.write(self._backend.participant.serialize(message))
@@ -61,7 +62,7 @@ class DdsPublisher:
 class _Owned:
     """What a backend closes with itself: a registration and the reader's place in the graph."""
 
-    def __init__(self, backend: DdsBackend, parts: tuple[Closable, ...], gid: bytes = b"") -> None:
+    def __init__(self, backend: DdsBackend, parts: tuple[Closable, ...], gid: bytes) -> None:
         self._backend = backend
         self._parts = parts
         self._gid = gid
@@ -172,21 +173,16 @@ class DdsBackend:
 
         What cannot be read as that type is dropped with a warning.
         """
-        from rosbags.serde import SerdeError
-
         absolute = self.names.resolve(topic)
         self._warm(type_name)
-        store = self.participant.store
+        reader = self.participant.reader(self.name, names.topic_name(absolute), type_name, qos)
+        inbox = Inbox(self.participant, reader, type_name, f"{absolute}: a message")
 
         def on_sample(sample: Sample) -> None:
-            try:
-                message = store.deserialize_cdr(sample.payload, type_name)
-            except SerdeError as error:
-                logger.warning("%s: a message was dropped: %s", absolute, error)
-                return
-            callback(message)
+            message = inbox.read(sample.publication, sample.payload)
+            if message is not None:
+                callback(message)
 
-        reader = self.participant.reader(self.name, names.topic_name(absolute), type_name, qos)
         watcher = watch_reader(self.dispatcher, reader, absolute)
         owned = _Owned(self, (watcher, self.dispatcher.on_sample(reader, on_sample)), reader.gid)
         self._keep(owned)
@@ -214,23 +210,13 @@ class DdsBackend:
         qos: Qos = SERVICE_QOS,
     ) -> Closable:
         """Answer requests later: on_request(request, reply) keeps reply and calls it once."""
-        made = ServiceServer(
-            self.participant,
-            self.dispatcher,
-            self.name,
-            self.names.resolve(name),
-            type_name,
-            on_request,
-            qos,
-        )
+        made = ServiceServer(self, name, type_name, on_request, qos)
         self._keep(made)
         return made
 
     def client(self, name: str, type_name: str) -> ServiceClient:
         """Return a client of a service."""
-        made = ServiceClient(
-            self.participant, self.dispatcher, self.name, self.names.resolve(name), type_name
-        )
+        made = ServiceClient(self, name, type_name)
         self._keep(made)
         return made
 
@@ -264,12 +250,12 @@ class DdsBackend:
         self.participant.graph.remove_node(self.name)
         self.participant.disown(self)
 
-    def forget(self, part: Closable, gid: bytes) -> None:
-        """Drop something that closed itself."""
+    def forget(self, part: Closable, *gids: bytes) -> None:
+        """Drop something that closed itself, and its readers and writers from the graph."""
         with self._lock:
             if part in self._owned:
                 self._owned.remove(part)
-        if gid:
+        for gid in gids:
             self.participant.graph.remove(self.name, gid)
 
     def _keep(self, part: Closable) -> None:

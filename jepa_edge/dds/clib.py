@@ -185,7 +185,6 @@ _QUICK: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "dds_qset_history": (None, (_pointer, ct.c_int, _i32)),
     "dds_qset_deadline": (None, (_pointer, _i64)),
     "dds_qset_lifespan": (None, (_pointer, _i64)),
-    "dds_qset_ignorelocal": (None, (_pointer, ct.c_int)),
     "dds_qset_writer_data_lifecycle": (None, (_pointer, ct.c_bool)),
     "dds_free": (None, (_pointer,)),
     "dds_strretcode": (ct.c_char_p, (_i32,)),
@@ -253,17 +252,15 @@ class Sample(NamedTuple):
     source_ns: int
 
 
-def take(reader: int, limit: int = 16) -> tuple[list[Sample], int]:
-    """Return the valid samples among the next `limit`, and how many were there in all.
+def take(reader: int, limit: int = 16) -> list[Sample]:
+    """Return the valid samples among the next `limit`.
 
-    A writer that leaves makes a sample without data; those only count.
+    A writer that leaves makes a sample without data; those are skipped.
     """
     lib = library()
     buffers = (_pointer * limit)()
     infos = (SampleInfo * limit)()
     count = lib.dds_takecdr(reader, buffers, limit, infos, ANY_STATE)
-    if count <= 0:
-        return [], 0
     samples = []
     vector = IoVec()
     for index in range(count):
@@ -276,4 +273,4 @@ def take(reader: int, limit: int = 16) -> tuple[list[Sample], int]:
             lib.ddsi_serdata_to_ser_unref(kept, ct.byref(vector))
             samples.append(Sample(payload, info.publication_handle, info.source_timestamp))
         lib.ddsi_serdata_unref(data)
-    return samples, count
+    return samples

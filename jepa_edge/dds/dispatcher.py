@@ -9,7 +9,6 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 from jepa_edge.dds import clib
@@ -26,21 +25,28 @@ class Registration:
 
     def __init__(self, close: Callable[[], None]) -> None:
         self._close = close
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a callback may close itself
         self._open = True
 
-    def begin(self) -> bool:
-        """Whether a callback may begin; after `close` returned none does."""
+    def call(self, callback: Callable[[], None]) -> None:
+        """Call back unless it is closed."""
         with self._lock:
-            return self._open
+            if self._open:
+                callback()
 
     def close(self) -> None:
-        """End it; twice does no harm. One that runs already is not waited for."""
-        with self._lock:
-            if not self._open:
-                return
-            self._open = False
-        self._close()
+        """End it; twice does no harm. A callback that runs is waited for, except by itself."""
+        self._open = False  # first, so that no other begins while this waits for one
+        if self._lock.acquire(timeout=_JOIN_S):
+            self._lock.release()
+        else:
+            logger.error("a callback has not ended %g s after it was to be closed", _JOIN_S)
+        close, self._close = self._close, _nothing
+        close()
+
+
+def _nothing() -> None:
+    """What closing again does."""
 
 
 class _Timer:
@@ -59,7 +65,8 @@ class Dispatcher:
     """The thread of one node's callbacks.
 
     A callback that raises is a defect: it is logged, kept as `failure` for the main thread, and
-    the others go on, so that a watchdog keeps its word until the process ends.
+    the others go on, so that a watchdog keeps its word until the process ends. So is whatever else
+    goes wrong in the thread, even when it ends the thread: a node must not fall silent unseen.
     """
 
     def __init__(self, participant: int, name: str) -> None:
@@ -73,7 +80,6 @@ class Dispatcher:
         self._sources: dict[int, Callable[[], None]] = {}
         self._numbers = itertools.count(1)
         self._timers: dict[int, _Timer] = {}
-        self._soon: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -91,8 +97,7 @@ class Dispatcher:
         registration = Registration(close)
 
         def drain() -> None:
-            samples, _ = reader.take()
-            for sample in samples:
+            for sample in reader.take():
                 self._call(registration, functools.partial(callback, sample))
 
         with self._lock:
@@ -134,13 +139,11 @@ class Dispatcher:
         self._wake()
         return timer.registration
 
-    def soon(self, callback: Callable[[], None]) -> None:
-        """Call back once, from the dispatcher's thread."""
-        with self._lock:
-            if self._stopping:
-                return
-            self._soon.append(callback)
-        self._wake()
+    def fail(self, what: str, error: BaseException) -> None:
+        """Keep the first error for the main thread, and log it; any thread may call this."""
+        if self.failure is None:
+            self.failure = error
+        logger.error(what, exc_info=error)
 
     def close(self) -> None:
         """Stop the thread; no callback begins after this returns. Twice does no harm."""
@@ -165,24 +168,28 @@ class Dispatcher:
         clib.library().dds_set_guardcondition(self._guard, True)
 
     def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+        except BaseException as error:
+            self.fail("the thread of the callbacks ended", error)
+
+    def _turn(self) -> None:
+        """Wait and call back. Nothing of it stays in this frame: it would keep a node alive."""
         lib = clib.library()
         ready = (ct.c_ssize_t * _READY_AT_ONCE)()
-        taken = ct.c_bool()
-        while not self._stopping:
-            timeout = self._until_next_timer()
-            count = lib.dds_waitset_wait(self._waitset, ready, _READY_AT_ONCE, timeout)
-            if count < 0:
-                break  # the participant was deleted
-            self._run_timers()
-            for index in range(min(count, _READY_AT_ONCE)):
-                if self._stopping:
-                    return
-                number = ready[index]
-                if number == 0:
-                    lib.dds_take_guardcondition(self._guard, ct.byref(taken))
-                    self._run_soon()
-                elif (source := self._sources.get(number)) is not None:
-                    source()
+        timeout = self._until_next_timer()
+        count = lib.dds_waitset_wait(self._waitset, ready, _READY_AT_ONCE, timeout)
+        if count < 0 and not self._stopping:
+            raise RuntimeError(f"DDS: waiting failed: {lib.dds_strretcode(count).decode()}")
+        self._run_timers()
+        for number in ready[: max(0, min(count, _READY_AT_ONCE))]:
+            if self._stopping:
+                return
+            if number == 0:
+                lib.dds_take_guardcondition(self._guard, ct.byref(ct.c_bool()))
+            elif (source := self._sources.get(number)) is not None:
+                self._guarded(source)
 
     def _until_next_timer(self) -> int:
         with self._lock:
@@ -197,21 +204,12 @@ class Dispatcher:
             timer.advance(now_ns)
             self._call(timer.registration, timer.callback)
 
-    def _run_soon(self) -> None:
-        while True:
-            with self._lock:
-                if not self._soon:
-                    return
-                callback = self._soon.popleft()
-            self._guarded(callback)
-
     def _call(self, registration: Registration, callback: Callable[[], None]) -> None:
-        if registration.begin() and not self._stopping:
-            self._guarded(callback)
+        if not self._stopping:
+            self._guarded(functools.partial(registration.call, callback))
 
     def _guarded(self, callback: Callable[[], None]) -> None:
         try:
             callback()
-        except Exception as error:
-            logger.exception("a callback failed")
-            self.failure = self.failure or error
+        except BaseException as error:
+            self.fail("a callback failed", error)

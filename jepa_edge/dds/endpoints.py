@@ -19,13 +19,10 @@ from jepa_edge.nodes.qos import Qos
 logger = logging.getLogger(__name__)
 
 _KEEP_LAST, _BEST_EFFORT, _RELIABLE, _TRANSIENT_LOCAL, _UNLIMITED = 0, 0, 1, 1, -1
-_IGNORE_PARTICIPANT = 1
 
 
 @contextmanager
-def dds_qos(
-    qos: Qos, user_data: str, *, lifespan_s: float | None = None, ignore_local: bool = False
-) -> Iterator[int]:
+def dds_qos(qos: Qos, user_data: str, *, lifespan_s: float | None = None) -> Iterator[int]:
     """Yield a dds_qos_t that lasts as long as the context.
 
     user_data: what rmw_cyclonedds puts there, e.g. "typehash=RIHS01_...;".
@@ -44,8 +41,6 @@ def dds_qos(
             lib.dds_qset_deadline(made, round(qos.deadline_s * 1e9))
         if lifespan_s is not None:
             lib.dds_qset_lifespan(made, round(lifespan_s * 1e9))
-        if ignore_local:
-            lib.dds_qset_ignorelocal(made, _IGNORE_PARTICIPANT)
         lib.dds_qset_writer_data_lifecycle(made, False)
         data = user_data.encode()
         lib.dds_qset_userdata(made, data, len(data))
@@ -164,8 +159,8 @@ class RawReader:
         self._lock = threading.Lock()
         self._open = True
 
-    def take(self, limit: int = 16) -> tuple[list[clib.Sample], int]:
-        """Return the next valid samples, and how many of any kind were taken; 0 when empty."""
+    def take(self, limit: int = 16) -> list[clib.Sample]:
+        """Return the next valid samples."""
         return clib.take(self.handle, limit)
 
     def matched(self) -> int:

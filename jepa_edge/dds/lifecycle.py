@@ -120,22 +120,25 @@ class LifecycleServer:
     def _run(self, chosen: _Transition) -> None:
         self._go(chosen.number, chosen.label, chosen.between)
         outcome = _OUTCOME[chosen.between]
+        reached = chosen.start
         try:
-            for step in self._steps(chosen):
+            for step, state in self._steps(chosen):
                 step()
+                reached = state
         except BaseException:
-            self._go(outcome + 1, "transition_failure", chosen.start)
+            self._go(outcome + 1, "transition_failure", reached)
             raise
         self._go(outcome, "transition_success", chosen.goal)
 
-    def _steps(self, chosen: _Transition) -> list[Callable[[], None]]:
+    def _steps(self, chosen: _Transition) -> list[tuple[Callable[[], None], int]]:
+        """Return what the node has to do, and the state that each step leads to."""
         if chosen.label != "shutdown":
-            return [getattr(self._node, chosen.label)]
-        steps: list[Callable[[], None]] = []
+            return [(getattr(self._node, chosen.label), chosen.goal)]
+        steps: list[tuple[Callable[[], None], int]] = []
         if chosen.start == ACTIVE:
-            steps.append(self._node.deactivate)
+            steps.append((self._node.deactivate, INACTIVE))
         if chosen.start in (ACTIVE, INACTIVE):
-            steps.append(self._node.cleanup)
+            steps.append((self._node.cleanup, UNCONFIGURED))
         return steps
 
     def _go(self, number: int, label: str, state: int) -> None:
@@ -166,9 +169,8 @@ class LifecycleServer:
             except JepaEdgeError as error:
                 logger.error("%s could not %s: %s", self._backend.name, label, error)
                 success = False
-            except Exception as error:
-                logger.exception("%s failed to %s", self._backend.name, label)
-                self._backend.dispatcher.failure = error
+            except BaseException as error:
+                self._backend.dispatcher.fail(f"{self._backend.name} failed to {label}", error)
                 success = False
             reply(self._make("lifecycle_msgs/srv/ChangeState_Response", success=success))
 

@@ -70,13 +70,20 @@ class DdsParticipant:
         """The DDS domain."""
         return self._domain
 
+    def type_hash(self, type_name: str) -> str:
+        """Return a type's RIHS01 hash."""
+        return _type_hash(type_name)
+
     def hash_data(self, type_name: str) -> str:
         """Return the USER_DATA entry that tells peers a type's hash."""
-        return _hash_data(type_name)
+        return f"typehash={_type_hash(type_name)};"
 
     def serialize(self, message: Any) -> memoryview:
-        """Return a message's CDR with its 4-byte header."""
-        cdr: memoryview = self.store.serialize_cdr(message, message.__msgtype__)
+        """Return a message's CDR with its 4-byte header. Raises InputError for a wrong value."""
+        try:
+            cdr: memoryview = self.store.serialize_cdr(message, message.__msgtype__)
+        except Exception as error:  # rosbags raises what the values raise
+            raise InputError(f"a {message.__msgtype__} cannot be written: {error!r}") from error
         return cdr
 
     def writer(
@@ -169,8 +176,8 @@ def _types() -> tuple[Any, Make]:
 
 
 @functools.cache
-def _hash_data(type_name: str) -> str:
-    return f"typehash={type_hash(_types()[0], type_name)};"
+def _type_hash(type_name: str) -> str:
+    return type_hash(_types()[0], type_name)
 
 
 _participants: weakref.WeakSet[DdsParticipant] = weakref.WeakSet()

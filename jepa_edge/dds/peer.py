@@ -76,10 +76,12 @@ class Peer:
         return [backend.name for backend in self._backends]
 
     def check(self) -> None:
-        """Raise the first error that a callback raised; it is a defect."""
+        """Raise RuntimeError from the first error of a callback: of whatever kind, a defect."""
         for backend in self._backends:
             if backend.failure is not None:
-                raise backend.failure
+                raise RuntimeError(f"{backend.name} failed: {backend.failure!r}") from (
+                    backend.failure
+                )
 
     def __enter__(self) -> Peer:
         modules = {
@@ -147,12 +149,13 @@ class Peer:
             node: {parameter.name for parameter in (*parameters, USE_SIM_TIME)}
             for node, parameters in declared.items()
         }
+        everyone = set().union(*known.values())
         for name in self._config.values:
-            if not any(name in names for names in known.values()):
-                everything = sorted(set().union(*known.values()))
+            if name not in everyone:
                 raise InputError(
-                    f"no node has a parameter {name!r}; there are {', '.join(everything)}"
+                    f"no node has a parameter {name!r}; there are {', '.join(sorted(everyone))}"
                 )
+        unknown: set[str] = set()
         values: dict[str, dict[str, object]] = {}
         for node, names in known.items():
             wild: dict[str, object] = {}
@@ -161,9 +164,15 @@ class Peer:
                 own, shared = read_file(file, self._name(node).full)
                 named |= own
                 wild |= shared
+            unknown |= wild.keys() - everyone
             values[node] = (
                 {name: value for name, value in wild.items() if name in names}
                 | named
                 | {name: v for name, v in self._config.values.items() if name in names}
+            )
+        if unknown:  # a file may be meant for nodes of other processes too
+            logger.warning(
+                "no node of this process has %s, which a parameter file sets for all nodes",
+                ", ".join(sorted(unknown)),
             )
         return values

@@ -13,14 +13,18 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jepa_edge.dds import names
 from jepa_edge.dds.clib import Sample
-from jepa_edge.dds.dispatcher import Dispatcher, Registration
+from jepa_edge.dds.dispatcher import Registration
+from jepa_edge.dds.inbox import Inbox
 from jepa_edge.dds.participant import DdsParticipant
 from jepa_edge.errors import InputError
 from jepa_edge.nodes.qos import Qos
+
+if TYPE_CHECKING:
+    from jepa_edge.dds.backend import DdsBackend
 
 logger = logging.getLogger(__name__)
 
@@ -66,48 +70,44 @@ class ServiceServer:
 
     def __init__(
         self,
-        participant: DdsParticipant,
-        dispatcher: Dispatcher,
-        node: str,
-        absolute: str,
+        backend: DdsBackend,
+        name: str,
         type_name: str,
         on_request: Callable[[Any, Reply], None],
         qos: Qos = SERVICE_QOS,
     ) -> None:
-        self._participant = participant
-        self._dispatcher = dispatcher
-        self._node = node
-        self._name = absolute
-        self._request_type = f"{type_name}_Request"
+        self._backend = backend
+        self._name = absolute = backend.names.resolve(name)
         self._on_request = on_request
+        participant, node, asked = backend.participant, backend.name, f"{type_name}_Request"
         extra = f"serviceid={_identifier(participant)};"
         self._writer = participant.writer(
             node, names.reply_name(absolute), f"{type_name}_Response", qos, extra=extra
         )
         self._reader = participant.reader(
-            node, names.request_name(absolute), self._request_type, qos, extra=extra
+            node, names.request_name(absolute), asked, qos, extra=extra
         )
-        self._registration = dispatcher.on_sample(self._reader, self._on_sample)
+        self._inbox = Inbox(participant, self._reader, asked, f"{absolute}: a request")
+        self._registration = backend.dispatcher.on_sample(self._reader, self._on_sample)
 
     def close(self) -> None:
         """Stop answering; no request is taken up after this returns."""
         self._registration.close()
         self._writer.close()
-        self._participant.graph.remove(self._node, self._reader.gid)
-        self._participant.graph.remove(self._node, self._writer.gid)
+        self._backend.forget(self, self._reader.gid, self._writer.gid)
 
     def _on_sample(self, sample: Sample) -> None:
-        from rosbags.serde import SerdeError
-
         try:
             client, sequence, body = split_request(sample.payload)
-            request = self._participant.store.deserialize_cdr(body, self._request_type)
-        except (SerdeError, InputError) as error:
-            logger.warning("%s: a request was dropped: %s", self._name, error)
+        except InputError as error:
+            self._inbox.drop(error)
+            return
+        request = self._inbox.read(sample.publication, body)
+        if request is None:
             return
 
         def reply(response: Any) -> None:
-            cdr = self._participant.serialize(response)
+            cdr = self._backend.participant.serialize(response)
             self._send(join_request(client, sequence, cdr), sample.publication, time.monotonic())
 
         self._on_request(request, reply)
@@ -129,7 +129,7 @@ class ServiceServer:
                 later[0].close()
                 self._send(pieces, publication, since_s)
 
-            later.append(self._dispatcher.timer(_READER_POLL_S, again))
+            later.append(self._backend.dispatcher.timer(_READER_POLL_S, again))
         else:
             logger.warning("%s: the client that asked listens to no reply", self._name)
 
@@ -138,31 +138,25 @@ class ServiceClient:
     """Asks a service and waits for the answer, in the caller's thread."""
 
     def __init__(
-        self,
-        participant: DdsParticipant,
-        dispatcher: Dispatcher,
-        node: str,
-        absolute: str,
-        type_name: str,
-        qos: Qos = SERVICE_QOS,
+        self, backend: DdsBackend, name: str, type_name: str, qos: Qos = SERVICE_QOS
     ) -> None:
-        self._participant = participant
-        self._node = node
-        self._name = absolute
-        self._response_type = f"{type_name}_Response"
+        self._backend = backend
+        self._name = absolute = backend.names.resolve(name)
+        participant, node, answered = backend.participant, backend.name, f"{type_name}_Response"
         extra = f"clientid={_identifier(participant)};"
         self._reader = participant.reader(
-            node, names.reply_name(absolute), self._response_type, qos, extra=extra
+            node, names.reply_name(absolute), answered, qos, extra=extra
         )
         self._writer = participant.writer(
             node, names.request_name(absolute), f"{type_name}_Request", qos, extra=extra
         )
+        self._inbox = Inbox(participant, self._reader, answered, f"{absolute}: an answer")
         self._client = self._writer.instance
         self._numbers = itertools.count(1)
-        self._answers: dict[int, Any] = {}
+        self._answers: dict[int, Any] = {}  # by the numbers that are waited for; None as yet
         self._known = False
         self._arrived = threading.Condition()
-        self._registration = dispatcher.on_sample(self._reader, self._on_sample)
+        self._registration = backend.dispatcher.on_sample(self._reader, self._on_sample)
 
     def wait(self, timeout_s: float) -> None:
         """Wait until a server is there. Raises InputError when none comes in time."""
@@ -171,7 +165,7 @@ class ServiceClient:
             if time.monotonic() > end_s:
                 raise InputError(
                     f"no server of {self._name} after {timeout_s:g} s; is its node running, in "
-                    f"domain {self._participant.domain}, with rmw_cyclonedds?"
+                    f"domain {self._backend.participant.domain}, with rmw_cyclonedds?"
                 )
             time.sleep(0.005)
             self._known = False
@@ -187,30 +181,40 @@ class ServiceClient:
         end_s = time.monotonic() + timeout_s
         self.wait(timeout_s)
         sequence = next(self._numbers)
-        cdr = self._participant.serialize(request)
-        self._writer.write(*join_request(self._client, sequence, cdr))
+        cdr = self._backend.participant.serialize(request)
         with self._arrived:
-            while sequence not in self._answers:
-                if not self._arrived.wait(max(0.0, end_s - time.monotonic())):
-                    raise InputError(f"{self._name} gave no answer within {timeout_s:g} s")
-            return self._answers.pop(sequence)
+            self._answers[sequence] = None
+        try:
+            self._writer.write(*join_request(self._client, sequence, cdr))
+            with self._arrived:
+                while self._answers[sequence] is None:
+                    if not self._arrived.wait(max(0.0, end_s - time.monotonic())):
+                        raise InputError(f"{self._name} gave no answer within {timeout_s:g} s")
+                return self._answers[sequence]
+        finally:
+            with self._arrived:
+                del self._answers[sequence]
 
     def close(self) -> None:
         """Stop listening; twice does no harm."""
         self._registration.close()
         self._writer.close()
-        self._participant.graph.remove(self._node, self._reader.gid)
-        self._participant.graph.remove(self._node, self._writer.gid)
+        self._backend.forget(self, self._reader.gid, self._writer.gid)
 
     def _server_is_there(self) -> bool:
         readers = {data.get("serviceid") for data in self._writer.readers_user_data()}
         return any(data.get("serviceid") in readers for data in self._reader.writers_user_data())
 
     def _on_sample(self, sample: Sample) -> None:
-        client, sequence, body = split_request(sample.payload)
+        try:
+            client, sequence, body = split_request(sample.payload)
+        except InputError as error:
+            self._inbox.drop(error)
+            return
         if client != self._client:
             return  # all clients of a service get all its replies
-        answer = self._participant.store.deserialize_cdr(body, self._response_type)
+        answer = self._inbox.read(sample.publication, body)
         with self._arrived:
-            self._answers[sequence] = answer
-            self._arrived.notify_all()
+            if answer is not None and sequence in self._answers:
+                self._answers[sequence] = answer
+                self._arrived.notify_all()

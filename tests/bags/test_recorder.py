@@ -22,7 +22,7 @@ from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import Reader, Writer
 
 from jepa_edge.bags.reader import Bag
-from jepa_edge.bags.recorder import recorder
+from jepa_edge.bags.recorder import Recorder, recorder
 from jepa_edge.cli.record import command as record
 from jepa_edge.cli.record_dds import topics_of
 from jepa_edge.dds.backend import DdsBackend
@@ -259,3 +259,28 @@ def test_options_that_nothing_listens_to_are_refused(tmp_path: Path) -> None:
     assert "--from" in told("dds", "--from", str(tmp_path))
     assert "--duration" in told("sim:pusht", "--duration", "3")
     assert "expected seconds above 0" in told("dds", "--duration", "-1")
+
+
+def test_a_failing_receiver_ends_the_recording_and_keeps_the_bag(
+    talker: Talker, listener: DdsParticipant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_s = time.monotonic() + 8.0
+    take, count = Recorder._take, [0]
+
+    def broken(self: Recorder, topic: str, payload: memoryview) -> None:
+        count[0] += 1
+        if count[0] > 10:
+            raise MemoryError("no room for a message")
+        take(self, topic, payload)
+
+    monkeypatch.setattr(Recorder, "_take", broken)
+
+    def until() -> bool:
+        talker.say()
+        return time.monotonic() > end_s
+
+    with recorder(tmp_path / "bag", listener, {"/action"}) as made:
+        made.run(until)
+    assert time.monotonic() < end_s
+    assert isinstance(made.account.failure, MemoryError)
+    assert sum(1 for _ in Bag(tmp_path / "bag").messages(["/action"])) == 10

@@ -12,7 +12,10 @@ from jepa_edge.errors import InputError
 
 
 def _domain(text: str) -> ET.Element:
-    found = ET.fromstring(text.rstrip(",")).find("Domain")
+    """The configuration's last part; all begin with how long writers linger."""
+    linger, _, rest = text.rstrip(",").partition(",")
+    assert ET.fromstring(linger).findtext("Domain/Internal/WriterLingerDuration") == "100 ms"
+    found = ET.fromstring(rest).find("Domain")
     assert found is not None
     return found
 
@@ -49,8 +52,9 @@ def test_the_localhost_range_reaches_static_peers_too() -> None:
 
 
 def test_the_user_has_the_last_word_and_the_default_is_cyclones() -> None:
-    assert configuration(None, {}) == ""
-    assert configuration(None, {"CYCLONEDDS_URI": "file:///a.xml"}) == "file:///a.xml"
+    linger = configuration(None, {})
+    assert ET.fromstring(linger.rstrip(",")).findtext(".//WriterLingerDuration") == "100 ms"
+    assert configuration(None, {"CYCLONEDDS_URI": "file:///a.xml"}) == f"{linger}file:///a.xml"
     both = {"CYCLONEDDS_URI": "<b/>", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     assert configuration(None, both).endswith(",<b/>")
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from jepa_edge.dds.backend import DdsBackend
 from jepa_edge.dds.lifecycle import LifecycleServer
 from jepa_edge.errors import BundleError, InputError
 from jepa_edge.nodes.qos import Qos
@@ -21,6 +23,7 @@ class Node:
     def __init__(self) -> None:
         self.steps: list[str] = []
         self.broken = False
+        self.stuck = ""
 
     def configure(self) -> None:
         if self.broken:
@@ -31,9 +34,13 @@ class Node:
         self.steps.append("activate")
 
     def deactivate(self) -> None:
+        if self.stuck == "deactivate":
+            raise InputError("cannot stop")
         self.steps.append("deactivate")
 
     def cleanup(self) -> None:
+        if self.stuck == "cleanup":
+            raise InputError("cannot clean up")
         self.steps.append("cleanup")
 
 
@@ -155,3 +162,38 @@ def test_shutdown_undoes_what_was_done(
     assert tool.available() == []
     assert len(tool.available("get_transition_graph")) == 7
     assert len(tool.call("get_available_states").available_states) == 11
+
+
+@pytest.mark.parametrize(
+    ("stuck", "state", "done"), [("deactivate", "active", []), ("cleanup", "inactive", [1])]
+)
+def test_a_shutdown_that_fails_leaves_the_state_it_reached(
+    managed: tuple[Node, Tool, LifecycleServer, list[Any]],
+    stuck: str,
+    state: str,
+    done: list[int],
+) -> None:
+    """A node that was deactivated must not say that it is active."""
+    node, tool, server, _ = managed
+    server.change("configure")
+    server.change("activate")
+    node.stuck = stuck
+    with pytest.raises(InputError):
+        server.change("shutdown")
+    assert tool.state()[1] == state
+    assert node.steps[2:] == ["deactivate"] * len(done)
+    node.stuck = ""
+    assert tool.change(label="shutdown")
+    assert tool.state() == (4, "finalized")
+    assert node.steps == ["configure", "activate", "deactivate", "cleanup"]
+
+
+def test_a_transition_that_exits_is_answered_and_kept(peer_node: Any, participant: Any) -> None:
+    backend = DdsBackend(participant, "exits")
+    node = Node()
+    node.configure = lambda: sys.exit(0)  # type: ignore[method-assign]
+    LifecycleServer(backend, node)
+    tool = Tool(peer_node("tool"), "/exits")
+    assert not tool.change(number=1)
+    assert tool.state() == (1, "unconfigured")
+    assert isinstance(backend.failure, SystemExit)

@@ -118,7 +118,10 @@ def test_a_defect_in_a_callback_reaches_the_main_thread(
         self._backend.timer(0.01, lambda: 1 // 0)
 
     monkeypatch.setattr(Fake, "configure", configure)
-    with Peer(_config(nodes=("world_model",))) as peer, pytest.raises(ZeroDivisionError):
+    with (
+        Peer(_config(nodes=("world_model",))) as peer,
+        pytest.raises(RuntimeError, match="/jepa_world_model failed: ZeroDivisionError"),
+    ):
         until(lambda: peer.check())
 
 
@@ -199,4 +202,73 @@ def test_serving_ends_in_order_when_it_is_told_to(number: signal.Signals) -> Non
         process.kill()
         process.wait()
     assert errors == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_name_for_all_nodes_that_no_node_has_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("/**:\n  ros__parameters: {alhpa: 0.2, alpha: 0.3, use_sim_time: false}\n")
+    with Peer(_config(nodes=("world_model", "planner"), files=[path])):
+        pass
+    (message,) = [m for m in caplog.messages if "parameter file" in m]
+    assert message.startswith("no node of this process has alhpa,")
+
+
+_SERVE = (
+    "import logging, sys\n"
+    "from jepa_edge.nodes.safety_gate import SafetyGateNode\n"
+    "from jepa_edge.errors import InputError\n"
+    "start = SafetyGateNode.start\n"
+    "def started(self):\n"
+    "    start(self)\n"
+    "    logging.getLogger('jepa_edge.nodes.gate').info('it works')\n"
+    "    {then}\n"
+    "def leave():\n"
+    "    {error}\n"
+    "SafetyGateNode.start = started\n"
+    "from jepa_edge.cli.app import main\n"
+    f"main(['serve', '--only', 'safety_gate', '--localhost', '--domain', '{DOMAIN}'])\n"
+)
+
+
+@pytest.mark.parametrize(
+    "error", ["sys.exit(0)", "raise InputError('x')", "raise BrokenPipeError", "raise MemoryError"]
+)
+def test_whatever_a_callback_raises_ends_serving_with_code_1(error: str) -> None:
+    code = _SERVE.format(then="self._backend.timer(0.01, leave)", error=error)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1, done.stderr
+    assert "RuntimeError: /jepa_safety_gate failed" in done.stderr
+
+
+def test_information_goes_to_rosout_and_not_to_stderr() -> None:
+    from jepa_edge.dds.backend import DdsBackend
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE.format(then="pass", error="pass")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    seen: list[tuple[int, str]] = []
+    try:
+        with DdsParticipant(DOMAIN, localhost=True) as participant:
+            DdsBackend(participant, "console").subscribe(
+                "/rosout",
+                "rcl_interfaces/msg/Log",
+                Qos(depth=100, transient_local=True),
+                lambda m: seen.append((m.level, m.msg)),
+            )
+            end_s = time.monotonic() + 15.0
+            while (20, "it works") not in seen:
+                assert time.monotonic() < end_s, seen
+                time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=10)
+    finally:
+        process.kill()
+        process.wait()
+    assert errors == f"serving /jepa_safety_gate in domain {DOMAIN}\n"
     assert process.returncode == 0

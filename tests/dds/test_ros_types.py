@@ -100,3 +100,56 @@ def test_services_and_actions_have_all_their_parts(store: Any) -> None:
 )
 def test_hashes_are_those_of_a_ros_build(store: Any, name: str, expected: str) -> None:
     assert type_hash(store, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(1e300, np.inf), (-1e39, -np.inf), (np.inf, np.inf), (0.1, 0.1), (3, 3.0)],
+)
+def test_what_is_too_large_for_a_float32_becomes_infinite(
+    store: Any, value: float, expected: float
+) -> None:
+    build = make(store)
+    single = build("std_msgs/msg/Float32", data=value)
+    assert single.data == expected
+    store.serialize_cdr(single, "std_msgs/msg/Float32")
+    for given in ([value], np.array([value])):
+        data = build("std_msgs/msg/Float32MultiArray", data=given).data
+        assert data.dtype == np.float32
+        assert data[0] == np.float32(expected)
+    assert np.isnan(build("std_msgs/msg/Float32", data=np.nan).data)
+    assert build("std_msgs/msg/Float64", data=1e300).data == 1e300
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("UInt8", (0, 255, True), (256, -1, 1.0, "1", None)),
+        ("Byte", (0, 255), (256, -1)),
+        ("Char", (255,), (256,)),
+        ("Int32", (-(2**31), 2**31 - 1), (2**31, -(2**31) - 1, 0.5)),
+        ("UInt64", (2**64 - 1,), (2**64, -1)),
+    ],
+)
+def test_integers_out_of_range_are_refused(
+    store: Any, kind: str, good: tuple[Any, ...], bad: tuple[Any, ...]
+) -> None:
+    build = make(store)
+    name = f"std_msgs/msg/{kind}"
+    size = int(kind.partition("nt")[2] or 8)
+    for value in good:
+        message = build(name, data=value)
+        assert int.from_bytes(store.serialize_cdr(message, name)[4:], "little") == value % 2**size
+    for value in bad:
+        with pytest.raises(InputError, match=rf"{name}\.data cannot be"):
+            build(name, data=value)
+        if kind not in ("Byte", "Char"):
+            with pytest.raises(InputError, match=rf"{name}MultiArray\.data cannot be"):
+                build(f"{name}MultiArray", data=[value])
+
+
+@pytest.mark.parametrize("value", [np.array([300, -1]), np.array([1.5]), [-1], np.array([2**40])])
+def test_arrays_of_integers_never_wrap_round(store: Any, value: Any) -> None:
+    with pytest.raises(InputError, match=r"data cannot be .*expected"):
+        make(store)("std_msgs/msg/UInt8MultiArray", data=value)
+    assert make(store)("std_msgs/msg/UInt8MultiArray", data=[]).data.dtype == np.uint8

@@ -83,6 +83,23 @@ def test_make_is_fast_enough_for_a_camera(ros: Ros) -> None:
         (IMAGE, {"header": 3}, "header"),
         ("jepa_msgs/msg/ConfidenceFlag", {"latched": 1}, "latched"),
         ("jepa_msgs/msg/ConfidenceFlag", {"score": "0.5"}, "score"),
+        ("std_msgs/msg/UInt8", {"data": 256}, "expected 0 to 255"),
+        ("std_msgs/msg/UInt8", {"data": -1}, "expected 0 to 255"),
+        ("std_msgs/msg/Int64", {"data": 2**63}, "9223372036854775807"),
+        ("std_msgs/msg/Float32", {"data": 1e39}, "data"),
+        ("std_msgs/msg/UInt8MultiArray", {"data": np.array([1, 300])}, "300 is no uint8"),
+        ("std_msgs/msg/UInt8MultiArray", {"data": [-1]}, "-1 is no uint8"),
+        ("std_msgs/msg/Int32MultiArray", {"data": np.array([0.5])}, "0.5 is no int32"),
+        ("std_msgs/msg/Int32MultiArray", {"data": [float("nan")]}, "nan is no int32"),
+        ("std_msgs/msg/Float32MultiArray", {"data": np.array([1.0, -1e39])}, "is no float32"),
+        ("std_msgs/msg/Float32MultiArray", {"data": [1e39]}, "is no float32"),
+        ("std_msgs/msg/Float32MultiArray", {"data": ["1"]}, "array of numbers"),
+        ("std_msgs/msg/Byte", {"data": b"ab"}, "2 bytes, expected 1"),
+        ("std_msgs/msg/ByteMultiArray", {"data": [b"a", b""]}, "0 bytes, expected 1"),
+        ("std_msgs/msg/ByteMultiArray", {"data": [256]}, "data"),
+        ("sensor_msgs/msg/JointState", {"name": ["a", 1]}, "expected strings"),
+        ("sensor_msgs/msg/JointState", {"name": "abc"}, "expected a list"),
+        ("std_msgs/msg/String", {"text": "a"}, "no such field; it has data"),
     ],
 )
 def test_make_names_the_field_that_does_not_fit(
@@ -90,6 +107,30 @@ def test_make_names_the_field_that_does_not_fit(
 ) -> None:
     with pytest.raises(InputError, match=named):
         backend(ros.node("n")).make(type_name, **fields)
+
+
+def test_make_takes_what_the_field_can_just_hold(ros: Ros) -> None:
+    make = backend(ros.node("n")).make
+    largest = float(np.finfo(np.float32).max)
+
+    assert make("std_msgs/msg/UInt8", data=255).data == 255
+    assert make("std_msgs/msg/Int64", data=-(2**63)).data == -(2**63)
+    assert make("std_msgs/msg/Float32", data=largest).data == largest
+    assert make("std_msgs/msg/Float32", data=float("inf")).data == float("inf")
+    wide = make("std_msgs/msg/Float32MultiArray", data=np.array([largest, np.inf, np.nan]))
+    assert np.array_equal(wide.data, [largest, np.inf, np.nan], equal_nan=True)
+    assert make("std_msgs/msg/UInt8MultiArray", data=np.array([0, 255])).data.tolist() == [0, 255]
+    for given in (np.array([1, 255], np.uint8), [1, 255], b"\x01\xff", [b"\x01", b"\xff"]):
+        assert make("std_msgs/msg/ByteMultiArray", data=given).data == [b"\x01", b"\xff"]
+
+
+def test_a_field_may_be_called_as_the_argument_is(ros: Ros) -> None:
+    make = backend(ros.node("n")).make
+    described = make(
+        "type_description_interfaces/msg/IndividualTypeDescription", type_name="std_msgs/msg/Bool"
+    )
+
+    assert described.type_name == "std_msgs/msg/Bool"
 
 
 def test_an_unknown_type_is_named(ros: Ros) -> None:
@@ -126,6 +167,47 @@ def test_messages_go_to_a_subscriber_and_not_after_the_close(ros: Ros) -> None:
     publisher.publish(here.make(IMAGE))  # a worker may finish late
 
 
+def test_close_waits_for_the_callback_at_work_and_none_begins_after_it(ros: Ros) -> None:
+    here = backend(ros.node("here"))
+    inside, leave, calls = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        inside.set()
+        leave.wait(5.0)
+        calls.append(time.monotonic())
+
+    timer = here.timer(0.005, work)
+    assert inside.wait(5.0)
+    closing = threading.Thread(target=timer.close)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    leave.set()
+    closing.join(5.0)
+    assert not closing.is_alive()
+    told = len(calls)
+    time.sleep(0.1)
+    assert len(calls) == told >= 1
+
+
+def test_a_callback_may_close_its_own_subscription(ros: Ros) -> None:
+    here = backend(ros.node("here"))
+    ended = threading.Event()
+
+    def once(_: Any) -> None:
+        subscription.close()
+        ended.set()
+
+    subscription = here.subscribe("image", IMAGE, Qos(), once)
+    publisher = here.publisher("image", IMAGE, Qos())
+
+    def told() -> bool:
+        publisher.publish(here.make(IMAGE))
+        return ended.is_set()
+
+    eventually(told)
+
+
 def test_callbacks_of_one_backend_never_overlap(ros: Ros) -> None:
     here = backend(ros.node("here"))
     inside, worst, calls = 0, 0, 0
@@ -157,9 +239,10 @@ def test_qos_is_what_was_asked_for(ros: Ros) -> None:
     here.publisher("info", IMAGE, Qos(depth=3, transient_local=True))
     here.subscribe("image", IMAGE, Qos(reliable=False, depth=1), lambda _: None)
 
-    flag = node.get_publishers_info_by_topic("/flag")[0].qos_profile
-    info = node.get_publishers_info_by_topic("/info")[0].qos_profile
-    image = node.get_subscriptions_info_by_topic("/image")[0].qos_profile
+    # The graph hears of them a moment later.
+    flag = eventually(lambda: node.get_publishers_info_by_topic("/flag"))[0].qos_profile
+    info = eventually(lambda: node.get_publishers_info_by_topic("/info"))[0].qos_profile
+    image = eventually(lambda: node.get_subscriptions_info_by_topic("/image"))[0].qos_profile
     assert flag.reliability.name == "RELIABLE"
     assert flag.deadline.nanoseconds == 250_000_000
     assert info.durability.name == "TRANSIENT_LOCAL"

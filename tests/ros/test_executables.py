@@ -76,6 +76,19 @@ def test_the_gate_passes_and_its_last_word_is_a_stop(
     eventually(lambda: robot.commands[-1] == 0.0)
 
 
+def test_signals_that_come_again_change_nothing(ros: Ros, run: Processes) -> None:
+    """ctrl-C reaches a node from the terminal, and from ros2 launch once more."""
+    robot = Robot(ros)
+    gate = run(executable("safety_gate_node"))
+    eventually(lambda: robot.commands)
+    until = time.monotonic() + 20.0
+    while gate.poll() is None and time.monotonic() < until:
+        gate.send_signal(signal.SIGINT)
+        time.sleep(0.002)
+
+    assert gate.poll() == 0, run.log
+
+
 def test_a_bad_parameter_ends_a_node_with_one_line(run: Processes, tmp_path: Path) -> None:
     gate = run(executable("safety_gate_node"), "--ros-args", "-p", "caution_scale:=3.0")
 
@@ -83,6 +96,30 @@ def test_a_bad_parameter_ends_a_node_with_one_line(run: Processes, tmp_path: Pat
     lines = run.log.splitlines()
     assert len(lines) == 1, lines
     assert "caution_scale" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--log-level", "nope"), "--log-level nope"),
+        (("--params-file", "/none.yaml"), "/none.yaml"),
+        (("-r", "a:=b:=c"), "a:=b:=c"),
+        (("--bogus",), "--bogus"),
+        (("--enclave", "relative"), "Enclave"),
+    ],
+)
+def test_bad_ros_arguments_are_one_line(arguments: tuple[str, ...], named: str) -> None:
+    done = subprocess.run(
+        [executable("safety_gate_node"), "--ros-args", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert named in done.stderr
+    assert ".c:" not in done.stderr  # lines of rcl's source
 
 
 def test_the_lifecycle_from_a_missing_bundle_to_flags_and_back(
@@ -166,7 +203,8 @@ def test_launch_brings_up_the_whole_robot_and_takes_it_down(
     robot = Robot(ros)
     launched = run(
         *("ros2", "launch", "--noninteractive", "jepa_ros", "robot.launch.py"),
-        *(f"bundle:={calibrated_bundle}", "image_topic:=/image", "cmd_in:=cmd_in"),
+        *(f"bundle:={calibrated_bundle}", "variant:=fp32"),
+        *("image_topic:=/image", "cmd_in:=cmd_in"),
     )
     robot.drive(make_episode(1000), lambda: any(f.level == NOMINAL for f in robot.flags), 40.0)
     names = {name for name, _ in robot.node.get_node_names_and_namespaces()}
@@ -175,6 +213,7 @@ def test_launch_brings_up_the_whole_robot_and_takes_it_down(
     assert end(launched, signal.SIGINT) == 0
     text = run.log
     assert text.count("process has finished cleanly") == 3, text
+    assert len(re.findall(r"variant fp32 .*\(as asked\)", text)) == 2, text  # model and planner
     assert "Traceback" not in text, text
 
 

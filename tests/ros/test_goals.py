@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from .conftest import Ros, eventually, needs_ros
 
 pytestmark = needs_ros("rclpy", "jepa_msgs", "jepa_ros")
@@ -91,6 +93,28 @@ def test_an_exception_aborts_the_goal_and_the_next_one_works(ros: Ros) -> None:
 
     served = Served(ros, execute)
     assert served.end(served.send(1))[0] == ABORTED
+    assert served.end(served.send(2))[0] == SUCCEEDED
+
+
+def test_a_goal_whose_state_cannot_be_set_does_not_block_the_next(
+    ros: Ros, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jepa_ros.goals import RclpyGoal
+
+    finish = RclpyGoal.finish
+
+    def failing(goal: Any) -> None:
+        if goal.request.replans == 1:
+            raise RuntimeError("meant to fail")
+        finish(goal)
+
+    def execute(goal: Any) -> Any:
+        goal.succeed()
+        return served.backend.make(f"{PLAN}_Result")
+
+    monkeypatch.setattr(RclpyGoal, "finish", failing)
+    served = Served(ros, execute)
+    assert served.end(served.send(1))[0] == ABORTED  # by rclpy
     assert served.end(served.send(2))[0] == SUCCEEDED
 
 

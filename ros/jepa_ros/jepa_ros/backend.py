@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -48,7 +49,7 @@ class RclpyBackend:
         if self._parameters is not None:
             self._parameters.freeze(frozen)
 
-    def make(self, type_name: str, **fields: Any) -> Any:
+    def make(self, type_name: str, /, **fields: Any) -> Any:
         """Return a message; ndarrays become array.array. Raises InputError for a bad value."""
         return make(type_name, **fields)
 
@@ -79,7 +80,7 @@ class RclpyBackend:
             self.node.create_service(
                 interface(type_name),
                 name,
-                lambda request, response: response if entity.closed else callback(request),
+                entity.answering(callback),
                 callback_group=self._group,
             )
         )
@@ -108,12 +109,14 @@ class RclpyBackend:
 
 
 class Entity:
-    """A subscription, service or timer: closed for good, from any thread, by a flag first."""
+    """A subscription, service or timer, which any thread may close."""
 
     def __init__(self, destroy: Callable[[Any], bool]) -> None:
-        self.closed = False
         self._destroy = destroy
         self._held: Any = None
+        self._closed = False
+        self._running = threading.RLock()
+        """Held by a callback while it runs: close waits for it, but from the callback itself."""
 
     def hold(self, made: Any) -> None:
         """Take over what rclpy made."""
@@ -126,16 +129,28 @@ class Entity:
         """
 
         def call(*arguments: Any) -> None:
-            if not self.closed:
-                callback(*arguments)
+            with self._running:
+                if not self._closed:
+                    callback(*arguments)
+
+        return call
+
+    def answering(self, callback: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+        """As `guarded`, for a service: once this is closed, the answer is all zeros."""
+
+        def call(request: Any, response: Any) -> Any:
+            with self._running:
+                return response if self._closed else callback(request)
 
         return call
 
     def close(self) -> None:
-        """End it."""
-        if not self.closed:
-            self.closed = True
-            self._destroy(self._held)
+        """End it. A callback at work is waited for, unless this is called from it."""
+        with self._running:
+            if self._closed:
+                return
+            self._closed = True
+        self._destroy(self._held)
 
 
 class RclpyPublisher:
@@ -145,17 +160,21 @@ class RclpyPublisher:
         self._node = node
         self._publisher = node.create_publisher(interface(type_name), topic, _profile(qos))
         self._closed = False
+        self._sending = threading.Lock()
 
     def publish(self, message: Any) -> None:
         """Send a message."""
-        if not self._closed:
-            self._publisher.publish(message)
+        with self._sending:
+            if not self._closed:
+                self._publisher.publish(message)
 
     def close(self) -> None:
         """Withdraw the topic."""
-        if not self._closed:
+        with self._sending:
+            if self._closed:
+                return
             self._closed = True
-            self._node.destroy_publisher(self._publisher)
+        self._node.destroy_publisher(self._publisher)
 
 
 def _profile(qos: Qos) -> QoSProfile:

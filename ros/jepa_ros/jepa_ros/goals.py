@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 _END_S = 5.0
 """How long close waits for the goal at work to notice that it was cancelled."""
 
-
 _SENT_S = 0.1
-"""rclpy sends the result of a goal after its callback has returned, and tells nobody when."""
+"""rclpy sends the result of a goal after its callback has returned, and tells nobody when: without
+this wait a client whose goal is at work can get no result."""
 
 
 class RclpyGoal:
@@ -108,7 +108,9 @@ class GoalServer:
 
     def _accepted(self, handle: Any) -> None:
         with self._lock:
-            if self._current is None:
+            if self._closed:  # accepted just before
+                begins, replaced = None, handle
+            elif self._current is None:
                 self._current, begins, replaced = RclpyGoal(handle), handle, None
             else:
                 self._current.preempted = True
@@ -127,16 +129,22 @@ class GoalServer:
             logger.exception("a goal failed")
             goal.succeeded, result = False, self._action_type.Result()
         finally:
-            goal.finish()
-            with self._lock:
-                waiting, self._waiting = self._waiting, None
-                self._current = None if waiting is None else RclpyGoal(waiting)
-                if self._current is not None:
-                    self._current.preempted = self._closed
-                self._lock.notify_all()
-            if waiting is not None:
-                waiting.execute()
+            try:
+                goal.finish()
+            finally:
+                self._next()
         return result
+
+    def _next(self) -> None:
+        """Begin with the goal that waits, if one does."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, None
+            self._current = None if waiting is None else RclpyGoal(waiting)
+            if self._current is not None:
+                self._current.preempted = self._closed
+            self._lock.notify_all()
+        if waiting is not None:
+            waiting.execute()
 
     def _drop(self, handle: Any) -> Any:
         """End a goal that was replaced before it began."""

@@ -53,6 +53,7 @@ def _main(kinds: list[str] | None) -> int:
     if importlib.util.find_spec("jepa_edge") is None:
         sys.stderr.write(_MISSING.format(python=sys.executable))
         return 1
+    from jepa_edge.errors import InputError
     from jepa_ros.process import run, without_ros_arguments
 
     parser = argparse.ArgumentParser(
@@ -66,6 +67,13 @@ def _main(kinds: list[str] | None) -> int:
         help="configure and activate the world model, again until it succeeds; "
         "without it a lifecycle manager does",
     )
-    given = parser.parse_args(without_ros_arguments(sys.argv)[1:])
-    chosen = list(dict.fromkeys(given.nodes)) if kinds is None else kinds
-    return run(chosen, sys.argv, end, autostart=given.autostart)
+    try:
+        given = parser.parse_args(without_ros_arguments(sys.argv)[1:])
+        chosen = list(dict.fromkeys(given.nodes)) if kinds is None else kinds
+        return run(chosen, sys.argv, end, autostart=given.autostart)
+    except InputError as error:
+        sys.stderr.write(f"jepa_ros: {error}\n")
+        return 2
+    finally:  # ctrl-C under ros2 launch is two signals: the second finds all closed already
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)

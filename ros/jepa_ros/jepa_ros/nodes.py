@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
@@ -55,7 +56,8 @@ class WorldModel(LifecycleNode):
     """The world model's core behind the lifecycle of ROS 2.
 
     configure loads the bundle, activate begins to look at images. A failed transition leaves the
-    state as it was and logs one line; correct the parameter and try again.
+    state as it was and logs one line; correct the parameter and try again. An error that nobody
+    thought of closes the core, whatever it had done by then, and leaves the node unconfigured.
     """
 
     def __init__(self, name: str, core: Core, logs: NodeLogHandler) -> None:
@@ -63,13 +65,18 @@ class WorldModel(LifecycleNode):
         self.node = self
         logs.claim(core.__module__, self)
         self._core = core(RclpyBackend(self))
+        self._configured_here = False
 
     def start(self) -> bool:
         """Configure and activate, unless somebody else has begun to."""
         try:
-            if self.trigger_configure() != Result.SUCCESS:
+            if not self._configured_here and self.trigger_configure() != Result.SUCCESS:
                 return False
-            self.trigger_activate()
+            self._configured_here = True
+            activated = self.trigger_activate()
+            # An error, unlike a failure, leads back to unconfigured.
+            self._configured_here = activated != Result.ERROR
+            return bool(activated == Result.SUCCESS)
         except Exception as error:  # rclpy's own error class is private: no such transition now
             logger.debug("not started here: %s", error)
         return True
@@ -104,6 +111,10 @@ class WorldModel(LifecycleNode):
         """End from any state."""
         return self._try(self._core.close, lambda: super(WorldModel, self).on_shutdown(state))
 
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the core, so that it can be configured again as rclpy then says it can."""
+        return self._try(self._core.close, lambda: super(WorldModel, self).on_error(state))
+
     def _try(
         self, step: Callable[[], None], rest: Callable[[], TransitionCallbackReturn]
     ) -> TransitionCallbackReturn:
@@ -112,6 +123,9 @@ class WorldModel(LifecycleNode):
         except JepaEdgeError as error:
             self.get_logger().error(str(error))
             return Result.FAILURE
+        except Exception:  # rclpy would go on to on_error without a word
+            self.get_logger().error(f"a transition failed:\n{traceback.format_exc()}")
+            return Result.ERROR
         return rest()
 
 

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import rclpy
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from jepa_edge.errors import JepaEdgeError
+from jepa_edge.errors import InputError, JepaEdgeError
 from jepa_ros.logs import NodeLogHandler
 from jepa_ros.nodes import Running, make_node
 
@@ -25,8 +28,19 @@ _RETRY_S = 2.0
 
 
 def without_ros_arguments(arguments: list[str]) -> list[str]:
-    """Return what is not between --ros-args and --."""
-    return list(remove_ros_args(arguments))
+    """Return what is not between --ros-args and --. Raises InputError for bad ROS arguments."""
+    with _one_line():
+        return list(remove_ros_args(arguments))
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Raise InputError for what rcl says of its arguments, less the lines of its source."""
+    try:
+        yield
+    except Exception as error:  # the classes of rclpy's errors are private
+        text = re.sub(r", at \S+:\d+", "", " ".join(str(error).split()))
+        raise InputError(f"ROS arguments: {text}") from error
 
 
 def run(kinds: list[str], arguments: list[str], end: threading.Event, *, autostart: bool) -> int:
@@ -35,9 +49,10 @@ def run(kinds: list[str], arguments: list[str], end: threading.Event, *, autosta
     autostart: configure and activate the world model too, again and again until it succeeds.
 
     The signals' handlers have to be the caller's: rclpy's would take the topics away before the
-    nodes have said their last word on them.
+    nodes have said their last word on them. Raises InputError for bad ROS arguments.
     """
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    with _one_line():
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     logs = NodeLogHandler()
     running: list[Running] = []
     executor = MultiThreadedExecutor(num_threads=2 + 2 * len(kinds))
@@ -56,15 +71,22 @@ def run(kinds: list[str], arguments: list[str], end: threading.Event, *, autosta
         sys.stderr.write(f"jepa_ros: {error}\n")
         failed = True
     finally:
-        for node in reversed(running):
-            node.close()
-        logs.detach()
-        executor.shutdown(timeout_sec=_END_S)
-        spinning.end()
-        for node in running:
-            node.node.destroy_node()
-        rclpy.try_shutdown()
-    return int(failed or spinning.failed)
+        steps: list[Callable[[], object]] = [node.close for node in reversed(running)]
+        steps += [logs.detach, lambda: executor.shutdown(timeout_sec=_END_S), spinning.end]
+        steps += [node.node.destroy_node for node in running]
+        ended = [_ended(step) for step in [*steps, rclpy.try_shutdown]]
+    return int(failed or spinning.failed or not all(ended))
+
+
+def _ended(step: Callable[[], object]) -> bool:
+    """Do one step of the end; say whether it went well. The others follow in any case: of several
+    nodes, the gate has to say its stop whatever became of the rest."""
+    try:
+        step()
+    except Exception:
+        logger.exception("the end of a node failed")
+        return False
+    return True
 
 
 class _Spinning(threading.Thread):

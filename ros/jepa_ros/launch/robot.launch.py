@@ -16,6 +16,7 @@ from launch_ros.actions import Node
 
 ARGUMENTS = {
     "bundle": ("", "directory NAME.jepa; empty: the parameter file names it"),
+    "variant": ("", "variant of the bundle, for model and planner; empty: the parameter file's"),
     "image_topic": ("image", "camera images, sensor_msgs/Image"),
     "action_topic": ("action", "commands that the robot carries out"),
     "state_topic": ("state", "joint states or odometry"),
@@ -34,6 +35,7 @@ ARGUMENTS = {
 
 PASSED_ON = (
     "bundle",
+    "variant",
     "image_topic",
     "action_topic",
     "state_topic",
@@ -74,7 +76,7 @@ def _nodes(context: LaunchContext) -> list[Any]:
         own = {"command_type": given["command_type"]} if given["command_type"] else {}
         nodes.append(_node(given, "safety_gate", own, remapped))
     if _true(given["planner"]):
-        own = {"bundle": given["bundle"]} if given["bundle"] else {}
+        own = {name: given[name] for name in ("bundle", "variant") if given[name]}
         nodes.append(_node(given, "planner", own, []))
     if given["serial_port"]:
         nodes.append(_node(given, "serial_bridge", {"port": given["serial_port"]}, []))

@@ -12,6 +12,7 @@ from launch_ros.actions import LifecycleNode
 
 ARGUMENTS = {
     "bundle": ("", "directory NAME.jepa; empty: the parameter file names it"),
+    "variant": ("", "variant of the bundle; empty: the parameter file's, or the fastest"),
     "image_topic": ("image", "camera images, sensor_msgs/Image"),
     "action_topic": ("action", "commands that the robot carries out"),
     "state_topic": ("state", "joint states or odometry"),
@@ -41,8 +42,8 @@ def _nodes(context: LaunchContext) -> list[Any]:
     # Only what was given, for it overrides the file.
     if _true(given["use_sim_time"]):
         parameters.append({"use_sim_time": True})
-    if given["bundle"]:
-        parameters.append({"bundle": given["bundle"]})
+    own_values = {name: given[name] for name in ("bundle", "variant") if given[name]}
+    parameters += [own_values] if own_values else []
     # The node starts itself, rather than this file by its services: a request that is sent right
     # after a crash goes to the dead process's service, which is discovered for some seconds more.
     own = ["--autostart"] if _true(given["autostart"]) else []

@@ -246,10 +246,9 @@ def test_a_clock_that_is_no_crystal_needs_a_wider_drift(
 
 
 def test_where_int_has_16_bits_no_shift_can_overflow(tmp_path: Path) -> None:
-    clang = tool("clang")
-    targets = run(clang, "--print-targets")
-    if "msp430" not in targets:
-        pytest.skip("this clang knows no processor whose int has 16 bits")
+    clang = shutil.which("clang")  # a second compiler: nothing else here needs it
+    if clang is None or "msp430" not in run(clang, "--print-targets"):
+        pytest.skip("there is no clang here that knows a processor whose int has 16 bits")
     (tmp_path / "string.h").write_text(
         "void *memcpy(void *, const void *, unsigned);\nvoid *memset(void *, int, unsigned);\n"
     )

@@ -10,14 +10,13 @@ from typing import Any
 import msgspec
 
 from jepa_edge.flags import Level, Reason
+from jepa_edge.nodes.messages import time_ns
 
 FED_FIELDS = ("seq", "episode", "input_age", "latency", "valid_for")
 """Fields that a replay is given by the flag itself where a bag begins within a run."""
 
 PART_FIELDS = ("caution_threshold", "reject_threshold")
 """Fields that a flag has whatever came before it, and that nobody fed in."""
-
-_SECOND_NS = 1_000_000_000
 
 BUDGET_FIELDS = ("episode_steps", "budget_period")
 """Fields that count since the episode began."""
@@ -57,11 +56,6 @@ class FlagDifference(msgspec.Struct, frozen=True, kw_only=True):
     fields: tuple[FieldDifference, ...]
 
 
-def duration_ns(message: Any) -> int:
-    """A builtin_interfaces/Duration in nanoseconds."""
-    return int(message.sec) * _SECOND_NS + int(message.nanosec)
-
-
 def differing(recorded: Any, replayed: Any, names: tuple[str, ...]) -> tuple[FieldDifference, ...]:
     """Return the fields of two ConfidenceFlags that differ in any bit; NaN equals NaN.
 
@@ -81,7 +75,7 @@ def differing(recorded: Any, replayed: Any, names: tuple[str, ...]) -> tuple[Fie
 
 def _same(first: Any, second: Any) -> bool:
     if hasattr(first, "nanosec"):
-        return duration_ns(first) == duration_ns(second)
+        return time_ns(first) == time_ns(second)
     if not isinstance(first, float):
         return bool(first == second)
     if math.isnan(first) or math.isnan(second):
@@ -101,7 +95,7 @@ def _words(name: str, value: Any) -> str:
     if name == "reasons":
         return ", ".join(Reason(int(value)).labels) or "none"
     if hasattr(value, "nanosec"):
-        return f"{duration_ns(value) * 1e-9:.9f} s"
+        return f"{time_ns(value) * 1e-9:.9f} s"
     if isinstance(value, float) and math.isfinite(value):
         single = struct.unpack("<f", _bits(value))[0]
         return f"{single:.9g}"

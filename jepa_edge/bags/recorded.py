@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.bags.compare import FIELDS, differing, duration_ns
+from jepa_edge.bags.compare import FIELDS, differing
 from jepa_edge.bags.reader import Bag
 from jepa_edge.bags.topics import PARAMETER_EVENTS, Topics
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Reason
-from jepa_edge.nodes.messages import stamp_ns
+from jepa_edge.nodes.messages import stamp_ns, time_ns
 
 _LATE = 8
 """Flags may be recorded a few places late: two threads publish them, and one may be sent again."""
@@ -73,12 +73,12 @@ class RecordedFlag:
     @property
     def age_ns(self) -> int:
         """Age of the input when its processing began."""
-        return duration_ns(self.message.input_age)
+        return time_ns(self.message.input_age)
 
     @property
     def latency_ns(self) -> int:
         """Time from there to the flag."""
-        return duration_ns(self.message.latency)
+        return time_ns(self.message.latency)
 
 
 @dataclass(slots=True, kw_only=True)

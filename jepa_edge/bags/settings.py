@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jepa_edge.bags.compare import duration_ns
 from jepa_edge.bags.recorded import Recorded, Run
 from jepa_edge.dds.parameter_values import read_file
 from jepa_edge.flags import Level, Reason
+from jepa_edge.nodes.messages import time_ns
 from jepa_edge.nodes.parameters import resolve
 from jepa_edge.nodes.world_model_parameters import PARAMETERS, Settings
 from jepa_edge.session import SessionConfig
@@ -93,7 +93,7 @@ def with_told_limits(config: SessionConfig, run: Run, rate_hz: float) -> tuple[S
     if config.max_latency_s is None and not run.clocked:
         slow = any(Reason.OVERLOAD in flag.reasons for flag in run.flags.values())
         config = dataclasses.replace(config, max_latency_s=1.0 / rate_hz if slow else None)
-    told_ns = duration_ns(run.flags[min(run.flags)].message.valid_for)
+    told_ns = time_ns(run.flags[min(run.flags)].message.valid_for)
     limit_s = config.resolved(1.0 / rate_hz, live=False).max_age_s or 0.0
     if round(limit_s * 1e9) == told_ns or told_ns <= 0:
         return config, ""

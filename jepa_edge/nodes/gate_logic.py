@@ -13,6 +13,7 @@ from typing import Any
 
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Level
+from jepa_edge.nodes.messages import SECOND_NS, stamp_ns, time_ns
 
 
 class GateState(enum.IntEnum):
@@ -49,7 +50,6 @@ _BY_LEVEL = {
 }
 """What a level says; a number that is not here is UNKNOWN."""
 
-SECOND_NS = 1_000_000_000
 MAX_VALID_FOR_S = 5.0
 """A consumer believes no flag for longer, unless it is told otherwise."""
 
@@ -71,13 +71,13 @@ class FlagReport:
     @classmethod
     def of(cls, message: Any) -> FlagReport:
         """Read a jepa_msgs/ConfidenceFlag. A valid_for that is no sane time counts as 0."""
-        stamp, valid_for = message.header.stamp, message.valid_for
+        valid_for = message.valid_for
         sane = 0 <= valid_for.sec <= _SANE_S and 0 <= valid_for.nanosec < SECOND_NS
         return cls(
             level=int(message.level),
             seq=int(message.seq),
-            stamp_ns=int(stamp.sec) * SECOND_NS + int(stamp.nanosec),
-            valid_for_ns=int(valid_for.sec) * SECOND_NS + int(valid_for.nanosec) if sane else 0,
+            stamp_ns=stamp_ns(message.header),
+            valid_for_ns=time_ns(valid_for) if sane else 0,
         )
 
 

@@ -34,32 +34,37 @@ MODEL_INFO = "jepa_msgs/msg/ModelInfo"
 _HEADER = "std_msgs/msg/Header"
 _TIME = "builtin_interfaces/msg/Time"
 _DURATION = "builtin_interfaces/msg/Duration"
-_SECOND_NS = 1_000_000_000
+SECOND_NS = 1_000_000_000
 _MAX_SECONDS = 2**31 - 1
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
+def time_ns(message: Any) -> int:
+    """Return a builtin_interfaces Time or Duration in nanoseconds."""
+    return int(message.sec) * SECOND_NS + int(message.nanosec)
+
+
 def stamp_ns(header: Any) -> int:
     """Return a header's stamp in nanoseconds."""
-    return int(header.stamp.sec) * _SECOND_NS + int(header.stamp.nanosec)
+    return time_ns(header.stamp)
 
 
 def seconds(stamp_ns: int) -> float:
     """Return a stamp as a session takes it, seconds. Every node and every replay rounds here."""
-    return stamp_ns / _SECOND_NS
+    return stamp_ns / SECOND_NS
 
 
 def nanoseconds(seconds: float) -> int:
     """Return the inverse of `seconds`: the nearest nanosecond, which gives the same float again."""
     whole = math.floor(seconds)
-    return whole * _SECOND_NS + round((seconds - whole) * _SECOND_NS)
+    return whole * SECOND_NS + round((seconds - whole) * SECOND_NS)
 
 
 def header(make: Make, stamp_ns: int, frame_id: str) -> Any:
     """Return a std_msgs/Header. Seconds that do not fit into 32 bits are held at the nearest."""
-    sec, nanosec = divmod(stamp_ns, _SECOND_NS)
+    sec, nanosec = divmod(stamp_ns, SECOND_NS)
     if not -_MAX_SECONDS <= sec <= _MAX_SECONDS:
-        sec, nanosec = (_MAX_SECONDS, _SECOND_NS - 1) if sec > 0 else (-_MAX_SECONDS, 0)
+        sec, nanosec = (_MAX_SECONDS, SECOND_NS - 1) if sec > 0 else (-_MAX_SECONDS, 0)
     return make(_HEADER, stamp=make(_TIME, sec=sec, nanosec=nanosec), frame_id=frame_id)
 
 
@@ -67,7 +72,7 @@ def duration(make: Make, seconds: float) -> Any:
     """Return a Duration, to the nanosecond; the longest for what is no number or does not fit."""
     if not -_MAX_SECONDS <= seconds <= _MAX_SECONDS:
         seconds = -_MAX_SECONDS if seconds < 0.0 else _MAX_SECONDS
-    sec, nanosec = divmod(round(seconds * _SECOND_NS), _SECOND_NS)
+    sec, nanosec = divmod(round(seconds * SECOND_NS), SECOND_NS)
     return make(_DURATION, sec=sec, nanosec=nanosec)
 
 

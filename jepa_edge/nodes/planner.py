@@ -31,8 +31,8 @@ from jepa_edge.nodes.backend import Backend, Closable, Goal
 from jepa_edge.nodes.bundle_loading import open_bundle
 from jepa_edge.nodes.diagnostics import ARRAY as DIAGNOSTICS
 from jepa_edge.nodes.diagnostics import Severity, status_array
-from jepa_edge.nodes.gate_logic import MAX_VALID_FOR_S, SECOND_NS, FlagReport, FlagWatch
-from jepa_edge.nodes.messages import EMBEDDING, FLAG, MODEL_INFO
+from jepa_edge.nodes.gate_logic import MAX_VALID_FOR_S, FlagReport, FlagWatch
+from jepa_edge.nodes.messages import EMBEDDING, FLAG, MODEL_INFO, SECOND_NS
 from jepa_edge.nodes.planner_messages import ARRAY, flat, plan_message, read_candidates, read_goal
 from jepa_edge.nodes.planner_parameters import PARAMETERS as PARAMETERS
 from jepa_edge.nodes.planner_parameters import make_planner

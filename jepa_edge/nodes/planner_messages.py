@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from jepa_edge.errors import InputError
 from jepa_edge.image_fit import Fit, fit_image
-from jepa_edge.nodes.gate_logic import SECOND_NS
 from jepa_edge.nodes.images import decode_image
-from jepa_edge.nodes.messages import Make
+from jepa_edge.nodes.messages import SECOND_NS, Make, time_ns
 from jepa_edge.session_config import MAX_HORIZON
 from jepa_edge.world_model import WorldModel
 
@@ -53,7 +52,7 @@ def read_goal(model: WorldModel, image: Any, latent: Any, fit: Fit) -> NDArray[n
 
 def read_deadline_s(deadline: Any) -> float | None:
     """Return a Duration in seconds, None for zero. Raises InputError when it is negative."""
-    nanoseconds = int(deadline.sec) * SECOND_NS + int(deadline.nanosec)
+    nanoseconds = time_ns(deadline)
     if nanoseconds < 0:
         raise InputError(
             f"deadline is {nanoseconds / SECOND_NS:g} s, expected a time for one search, or 0 for "

@@ -42,7 +42,6 @@ from jepa_edge.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
 
-NODE_NAME = "jepa_world_model"
 _TRIGGER = "std_srvs/srv/Trigger"
 _DEADLINE_SLACK_S = 0.04
 """How much later than the watchdog looks a flag may come."""

@@ -132,7 +132,8 @@ class FlagWatch:
     of a later stamp, or of a higher number. What is neither is a repetition: it never makes a flag
     hold longer, only its level counts, if that is worse. After the time base went back by more than
     any flag is believed (a simulation that starts again; not a clock that is only set right) all
-    stamps count as new but that of the very flag that came last. A flag from the future is none to
+    stamps count as new but that of the very flag that came last. After a restart of the publisher,
+    numbers of flags with older stamps say nothing. A flag from the future is none to
     hold others against.
 
     capped: whether the last new flag said that it holds for longer than it is believed.
@@ -142,6 +143,7 @@ class FlagWatch:
         self._max_valid_for_ns = max_valid_for_ns
         self._seq = 0
         self._stamp_ns: int | None = None
+        self._restarted_ns: int | None = None
         self._clock_ns = 0
         self._went_back = False
         self._received_ns: int | None = None
@@ -175,7 +177,10 @@ class FlagWatch:
         elif -age_ns > valid_for_ns:  # how old it is cannot be told, nor who numbered it
             self._late = Why.FUTURE if valid_for_ns > 0 else None  # else it is stale anyway
         else:
-            self.restarts += self._stamp_ns is not None and report.seq <= self._seq
+            restarted = self._stamp_ns is not None and report.seq <= self._seq
+            self.restarts += restarted
+            if restarted or self._went_back:
+                self._restarted_ns = None if self._went_back else report.stamp_ns
             if self._stamp_ns is None or self._went_back or report.stamp_ns > self._stamp_ns:
                 self._stamp_ns = report.stamp_ns
             self._seq, self._went_back = report.seq, False
@@ -208,7 +213,9 @@ class FlagWatch:
             return False
         if self._went_back:
             return (report.seq, report.stamp_ns) == (self._seq, self._stamp_ns)
-        return report.seq <= self._seq
+        # Numbers of before a restart say nothing after it.
+        before = self._restarted_ns is not None and report.stamp_ns <= self._restarted_ns
+        return before or report.seq <= self._seq
 
 
 class GateLogic:

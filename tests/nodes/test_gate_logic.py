@@ -406,6 +406,21 @@ def test_nothing_goes_out_but_under_a_flag_that_vouches_for_it(
         assert (decision.state is GateState.PASS) == (decision.linear == decision.angular == 1.0)
 
 
+def test_a_flag_of_before_a_restart_is_not_new_by_its_number() -> None:
+    """Clocks differ by less than flags hold, and what a restart looks like came late."""
+    watch = FlagWatch(400 * MS)
+    watch.on_flag(report(1, 4, 1299, 300), 1100 * MS, EPOCH + 1019 * MS)
+    watch.on_flag(report(0, 3, 1300, 300), 1120 * MS, EPOCH + 1039 * MS)
+    assert watch.level(1120 * MS)[0] == 0
+    watch.on_flag(report(1, 4, 1299, 300), 1140 * MS, EPOCH + 1059 * MS)
+    assert watch.level(1140 * MS)[0] == 0
+    assert watch.repeated == 1
+    # A simulation that begins anew, its publisher counting on, is heard all the same.
+    watch.on_flag(report(1, 5, 100, 300), 1160 * MS, EPOCH + 110 * MS)
+    watch.on_flag(report(1, 6, 200, 300), 1260 * MS, EPOCH + 210 * MS)
+    assert watch.level(1260 * MS)[0] == 1
+
+
 @settings(max_examples=500, deadline=None)
 @given(
     sent=st.lists(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from jepa_edge.errors import BundleError, InputError
 from jepa_edge.json_text import json_bytes
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
 """Signs the manifest; the one file beside it that it does not list."""
@@ -32,11 +32,56 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all manifest records: immutable, by keyword, unknown keys refused."""
 
 
+class ClipSpec(_Strict, frozen=True, kw_only=True):
+    """What an encoder of video sees at once: `frames` pictures, `stride` camera frames apart.
+
+    tubelet: pictures that share one layer of tokens; it divides frames. hop: camera frames from one
+    model step to the next, a multiple of tubelet * stride, so that the tubelets of successive clips
+    lie on one grid of time.
+    """
+
+    frames: Positive
+    tubelet: Positive = 1
+    stride: Positive = 1
+    hop: Positive = 1
+
+    def __post_init__(self) -> None:
+        if self.frames % self.tubelet:
+            raise ValueError(
+                f"clip.frames {self.frames} is not a multiple of clip.tubelet {self.tubelet}"
+            )
+        if self.hop % (self.tubelet * self.stride):
+            raise ValueError(
+                f"clip.hop {self.hop} is not a multiple of clip.tubelet x clip.stride, "
+                f"{self.tubelet * self.stride}"
+            )
+
+    @property
+    def span(self) -> int:
+        """Camera frames from the oldest picture of a clip to the newest, both counted."""
+        return (self.frames - 1) * self.stride + 1
+
+
+class FitSpec(_Strict, frozen=True, kw_only=True):
+    """How the training data were made from camera pictures of any size.
+
+    short_side: the picture is scaled until its shorter side has this many pixels, then the middle
+    is cut out; None: the largest middle part of the model's aspect ratio is cut out, then scaled.
+    stretch: the whole picture is scaled, whatever its aspect ratio. filter: antialiased, as Pillow.
+    """
+
+    short_side: Positive | None = None
+    stretch: bool = False
+    filter: Literal["bilinear", "bicubic"] = "bilinear"
+
+
 class ObservationSpec(_Strict, frozen=True, kw_only=True):
     """What the camera must deliver: uint8 frames of shape (height, width, 3).
 
     mean, std: per channel, of pixels scaled to [0, 1]; they are applied inside the encoder graph.
-    rate_hz: frames (model steps) per second that the model was trained at.
+    rate_hz: model steps per second that the model was trained at. clip: where the encoder takes
+    several frames at once; the camera's rate is then rate_hz * clip.hop. fit: None where only
+    pictures of the model's own size are known to be right.
     """
 
     height: Positive
@@ -45,14 +90,29 @@ class ObservationSpec(_Strict, frozen=True, kw_only=True):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     rate_hz: Annotated[float, Meta(gt=0, le=10_000)]
+    clip: ClipSpec | None = None
+    fit: FitSpec | None = None
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of what one model step sees: (height, width, 3), or (frames, height, width, 3)."""
+        picture = (self.height, self.width, 3)
+        return picture if self.clip is None else (self.clip.frames, *picture)
+
+    @property
+    def camera_rate_hz(self) -> float:
+        """Camera frames per second."""
+        return self.rate_hz * (1 if self.clip is None else self.clip.hop)
 
     def check_frames(self, frames: NDArray[np.generic]) -> None:
-        """Raise InputError unless frames is (B, height, width, 3) uint8."""
-        expected = (self.height, self.width, 3)
-        if frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[1:] == expected:
+        """Raise InputError unless frames is (B, height, width, 3) uint8, or clips of those."""
+        expected = self.frame_shape
+        if frames.dtype == np.uint8 and frames.shape[1:] == expected:
             return
         hint = "resize and convert the camera image first"
-        if frames.ndim == 4 and frames.shape[1] == 3:
+        if self.clip is not None and frames.ndim == 4:
+            hint = "the model takes clips: gather them with jepa_edge.clip.ClipBuffer"
+        elif frames.ndim == 4 and frames.shape[1] == 3:
             hint = "the channels come first; transpose to (height, width, channel)"
         elif np.issubdtype(frames.dtype, np.floating):
             hint = "pass the camera's uint8 pixels; the graph scales and normalizes them itself"
@@ -89,11 +149,51 @@ class ActionSpec(_Strict, frozen=True, kw_only=True):
             raise ValueError(f"action.dim {self.dim} is not a multiple of the block {self.block}")
 
 
+class StateSpec(_Strict, frozen=True, kw_only=True):
+    """What the robot knows of itself at a frame: an input of the encoder, (dim,) float32, raw.
+
+    What the predictor needs of it travels in the latent, in the part that energies leave out.
+    """
+
+    dim: Positive
+    units: str = ""
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.names and len(self.names) != self.dim:
+            raise ValueError(f"state.names has {len(self.names)} names, expected {self.dim}")
+
+
 class LatentSpec(_Strict, frozen=True, kw_only=True):
-    """A latent state is (tokens, dim) float32."""
+    """A latent state is (tokens, dim) float32.
+
+    grid: (time, rows, columns) of the first tokens, where they are patches. energy_tokens,
+    energy_dim: energies compare the first of each only; what lies behind is the robot's own state.
+    None counts all. distance: of planned to wanted latents, as the model was trained: "l2" sums
+    squares, "l1" averages absolute values.
+    """
 
     tokens: Positive
     dim: Positive
+    grid: tuple[Positive, Positive, Positive] | None = None
+    energy_tokens: Positive | None = None
+    energy_dim: Positive | None = None
+    distance: Literal["l2", "l1"] = "l2"
+
+    def __post_init__(self) -> None:
+        tokens, dim = self.compared
+        if tokens > self.tokens or dim > self.dim:
+            raise ValueError(
+                f"latent.energy_tokens {tokens} and energy_dim {dim} exceed the latent, "
+                f"({self.tokens}, {self.dim})"
+            )
+        if self.grid is not None and self.grid[0] * self.grid[1] * self.grid[2] > self.tokens:
+            raise ValueError(f"latent.grid {self.grid} has more than {self.tokens} tokens")
+
+    @property
+    def compared(self) -> tuple[int, int]:
+        """How many tokens and channels energies compare."""
+        return self.energy_tokens or self.tokens, self.energy_dim or self.dim
 
     @property
     def size(self) -> int:
@@ -110,6 +210,36 @@ class NoiseSpec(_Strict, frozen=True, kw_only=True):
     dim: Positive
 
 
+class MaskSpec(_Strict, frozen=True, kw_only=True):
+    """Masked-region energy: parts of what is seen are hidden, and predicted from the rest.
+
+    file: safetensors with `visible` (K, V) and `hidden` (K, M) int64, token indices of K patterns.
+    The encoder graph then takes `visible` (V,) too, and encodes those tokens alone. target_norm:
+    whether targets are layer-normalized over D, without scale and shift, before they are compared.
+    distance: mean over D of |difference|, its square, or Huber's (smooth L1, beta 1).
+    """
+
+    file: str
+    target_norm: bool = True
+    distance: Literal["l1", "l2", "smooth_l1"] = "l1"
+
+
+class TextSpec(_Strict, frozen=True, kw_only=True):
+    """Open-vocabulary labels: a graph from the latent into the space of text embeddings.
+
+    file: ONNX, `latents` (B, N, D) float32 -> `embedding` (B, E) float32. bank: safetensors,
+    `embeddings` (L, E) float32 of unit length. labels: their L texts. temperature: divides the
+    cosine similarities before the softmax.
+    """
+
+    file: str
+    data: str | None = None
+    bank: str
+    labels: tuple[str, ...]
+    dim: Positive
+    temperature: Annotated[float, Meta(gt=0)] = 0.01
+
+
 class TensorSpec(_Strict, frozen=True, kw_only=True):
     """One graph input or output; -1 marks the dynamic batch."""
 
@@ -121,11 +251,13 @@ class TensorSpec(_Strict, frozen=True, kw_only=True):
 class GraphSpec(_Strict, frozen=True, kw_only=True):
     """One ONNX file of a variant and what was measured when it was exported.
 
-    sqnr_db and centered_cosine: against the float32 torch output on held-out recorded frames.
-    latency_ms: median at batch 1, one thread, on the exporting machine.
+    data: the file of its weights, where they do not fit into the ONNX file itself. sqnr_db and
+    centered_cosine: against the float32 torch output on held-out recorded frames. latency_ms:
+    median at batch 1, one thread, on the exporting machine.
     """
 
     file: str
+    data: str | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     size_bytes: int
@@ -135,12 +267,27 @@ class GraphSpec(_Strict, frozen=True, kw_only=True):
 
 
 class VariantSpec(_Strict, frozen=True, kw_only=True):
-    """A precision of the model. realized: number of weighted operators per precision."""
+    """A precision of the model. realized: number of weighted operators per precision.
+
+    predictor: None in a model that takes no actions. mask_predictor: `context` (B, V, D) float32,
+    `visible` (V,) and `hidden` (M,) int64 -> `predicted` (B, M, D), None without masks.
+    """
 
     precision: str
     realized: dict[str, int]
     encoder: GraphSpec
-    predictor: GraphSpec
+    predictor: GraphSpec | None = None
+    mask_predictor: GraphSpec | None = None
+
+    @property
+    def graphs(self) -> dict[str, GraphSpec]:
+        """Those that are there, by name."""
+        named = {
+            "encoder": self.encoder,
+            "predictor": self.predictor,
+            "mask_predictor": self.mask_predictor,
+        }
+        return {name: graph for name, graph in named.items() if graph is not None}
 
 
 class EnginePrecision(_Strict, frozen=True, kw_only=True):
@@ -172,15 +319,25 @@ class Provenance(_Strict, frozen=True, kw_only=True):
 
 
 class Manifest(_Strict, frozen=True, kw_only=True):
-    """All of manifest.json. files maps every other file of the bundle to its sha256."""
+    """All of manifest.json. files maps every other file of the bundle to its sha256.
+
+    action: None in a model that takes none, and predicts no step ahead. state: None where the
+    encoder takes pictures only. history: latents that the predictor sees; a session gives it so
+    many. min_history: the fewest that it takes, where its graph takes any number between; None
+    takes exactly `history`.
+    """
 
     schema_version: int = SCHEMA_VERSION
     family: str
     observation: ObservationSpec
-    action: ActionSpec
+    action: ActionSpec | None
+    state: StateSpec | None = None
     latent: LatentSpec
     history: Positive
+    min_history: Positive | None = None
     noise: NoiseSpec | msgspec.UnsetType = msgspec.UNSET
+    masks: MaskSpec | None = None
+    text: TextSpec | None = None
     variants: dict[VariantName, VariantSpec]
     engine: EngineSpec | None = None
     provenance: Provenance
@@ -189,8 +346,13 @@ class Manifest(_Strict, frozen=True, kw_only=True):
 
     def variant_sha256(self, variant: str) -> str:
         """Return the digest of the graphs that make a variant: what a calibration is bound to."""
-        spec = self.variants[variant]
-        digests = self.files[spec.encoder.file] + self.files[spec.predictor.file]
+        files = [
+            name
+            for graph in self.variants[variant].graphs.values()
+            for name in (graph.file, graph.data)
+            if name is not None
+        ]
+        digests = "".join(self.files[name] for name in files)
         return hashlib.sha256(digests.encode()).hexdigest()
 
 
@@ -233,18 +395,50 @@ def parse_manifest(payload: bytes, where: str) -> Manifest:
         _check_inside(path, where)
     if REFERENCE_VARIANT not in manifest.variants:
         raise BundleError(f"{where} has no variant {REFERENCE_VARIANT!r}; export the bundle again")
+    named: list[str | None] = []
     for variant in manifest.variants.values():
-        for graph in (variant.encoder, variant.predictor):
-            if graph.file not in manifest.files:
-                raise BundleError(f"{where} names {graph.file!r} but lists no sha256 for it")
-    if manifest.engine is not None and manifest.engine.file not in manifest.files:
-        raise BundleError(f"{where} names {manifest.engine.file!r} but lists no sha256 for it")
+        for graph in variant.graphs.values():
+            named += [graph.file, graph.data]
+    if manifest.engine is not None:
+        named.append(manifest.engine.file)
+    if manifest.masks is not None:
+        named.append(manifest.masks.file)
+    if manifest.text is not None:
+        named += [manifest.text.file, manifest.text.data, manifest.text.bank]
+    for name in named:
+        if name is not None and name not in manifest.files:
+            raise BundleError(f"{where} names {name!r} but lists no sha256 for it")
+    _check_consistent(manifest, where)
     if canonical_bytes(manifest) != payload:
         raise BundleError(
             f"{where} was altered after it was written (its sha256 does not match); "
             "restore it or export again"
         )
     return manifest
+
+
+def _check_consistent(manifest: Manifest, where: str) -> None:
+    """Raise BundleError where parts of a manifest contradict one another."""
+    for name, variant in manifest.variants.items():
+        for part, wanted, there in (
+            ("predictor", manifest.action is not None, variant.predictor is not None),
+            ("mask_predictor", manifest.masks is not None, variant.mask_predictor is not None),
+        ):
+            if wanted != there:
+                raise BundleError(
+                    f"{where}: variant {name!r} {'lacks' if wanted else 'has'} the graph {part!r}, "
+                    f"and the manifest {'has' if wanted else 'lacks'} what it goes with; "
+                    "export the bundle again"
+                )
+    if manifest.action is not None and manifest.observation.clip is not None:
+        raise BundleError(
+            f"{where} has actions and clips, expected one of them: a predictor steps from frame to "
+            "frame; encode frame by frame"
+        )
+    if (manifest.min_history or 1) > manifest.history:
+        raise BundleError(
+            f"{where}: min_history {manifest.min_history} exceeds history {manifest.history}"
+        )
 
 
 def _check_inside(path: str, where: str) -> None:

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model family gives the exporter: how to know its checkpoints, load them, and its graphs.
+
+A family is a name and three functions' worth of knowledge. Nothing of it is left at run time: the
+graphs have the same inputs and outputs in every family, and the manifest says the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jepa_edge.manifest import ActionSpec, LatentSpec, NoiseSpec, ObservationSpec, StateSpec
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GraphModule:
+    """A torch module that becomes one ONNX file; it is also the reference that the file is held to.
+
+    example: inputs by name, in the order of `forward`, batch first (of 2) where they have a batch.
+    output: name of the one output. unbatched: inputs without a batch axis (token indices), whose
+    first axis is dynamic under their own name. windowed: inputs whose axis 1 is a window of any
+    length from the manifest's min_history to its history.
+
+    The run time knows three graphs by name:
+
+    encoder         frames uint8 (B, H, W, 3) or clips (B, F, H, W, 3); states float32 (B, S) raw
+                    where the manifest has a state; visible int64 (V,) where it has masks
+                    -> latents float32 (B, N, D), or (B, V, D) of the visible tokens
+    predictor       history float32 (B, T, N, D), actions float32 (B, T, A) raw; z float32 (B, Z)
+                    where the model has its own latent variable -> prediction float32 (B, N, D)
+    mask_predictor  context float32 (B, V, D), visible int64 (V,), hidden int64 (M,)
+                    -> predicted float32 (B, M, D)
+
+    Scaling to [0, 1], mean and std of the pixels, and of actions and states, are inside.
+    """
+
+    module: nn.Module
+    example: dict[str, Tensor]
+    output: str
+    unbatched: tuple[str, ...] = ()
+    windowed: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Masks:
+    """K patterns of hidden tokens; see `jepa_edge.manifest.MaskSpec`.
+
+    visible: (K, V), hidden: (K, M), token indices, ascending in each row.
+    """
+
+    visible: NDArray[np.int64]
+    hidden: NDArray[np.int64]
+    target_norm: bool
+    distance: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A checkpoint in memory: what the manifest will say, and the torch modules of its graphs.
+
+    graphs: by name, those that the model has. assumed: dotted names, such as "action.mean", of
+    what neither the checkpoint nor the --spec file said, so that a default stands in.
+    """
+
+    family: str
+    observation: ObservationSpec
+    action: ActionSpec | None
+    state: StateSpec | None = None
+    latent: LatentSpec
+    history: int = 1
+    min_history: int | None = None
+    noise: NoiseSpec | msgspec.UnsetType = msgspec.UNSET
+    masks: Masks | None = None
+    graphs: dict[str, GraphModule]
+    assumed: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint's files as a family meets them.
+
+    path: as the user gave it. tensors: by name, nested dicts joined by "."; read them, do not
+    write into them: they may be mapped from the file. config: config.json beside the weights as
+    decoded, {} without one. spec: the user's --spec file, {} without one; its sections "model",
+    "observation", "action", "state" override what the checkpoint says.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    spec: Mapping[str, dict[str, Any]]
+
+
+class Family(Protocol):
+    """One model family. name: as in the manifest, and in `--family`."""
+
+    name: str
+
+    def matches(self, names: Collection[str], config: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint is this family's, by its tensors' names and its config.json."""
+
+    def load(self, checkpoint: Checkpoint) -> LoadedModel:
+        """Build the model. Raises CheckpointError: what came, what was expected, how to fix it."""

@@ -30,7 +30,7 @@ from planning.problem import draw_model
 from jepa_edge import _core
 from jepa_edge.engine import instruction_sets
 from jepa_edge.export.graphs import EncoderGraph
-from jepa_edge.export.onnx_export import export_encoder
+from jepa_edge.export.onnx_export import export_module
 from jepa_edge.json_text import json_bytes
 
 RESULT = Path(__file__).parent / "results" / "encoder.json"
@@ -80,7 +80,8 @@ def _contestants(
     graph: EncoderGraph, frame: np.ndarray, folder: Path
 ) -> dict[str, Callable[[], object]]:
     plain, quantized = folder / "encoder.onnx", folder / "encoder_int8.onnx"
-    onnx.save(export_encoder(graph), plain)
+    example = {"frames": torch.zeros(2, graph.size, graph.size, 3, dtype=torch.uint8)}
+    onnx.save(export_module(graph, example, "latents"), plain)
     quantize_dynamic(plain, quantized, per_channel=True, weight_type=QuantType.QInt8)
     pixels = torch.from_numpy(frame)
 

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from jepa_edge.export.checkpoint import save_checkpoint
+from jepa_edge.export.families.lewm_checkpoint import save_checkpoint
 from jepa_edge.export.exporter import ExportOptions, export_bundle
 from jepa_edge.export.families.lewm import LeWM, LeWMConfig
 from jepa_edge.manifest import ActionSpec, ObservationSpec
@@ -192,7 +192,7 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
     for variant in report.variants:
-        for graph in (variant.encoder, variant.predictor):
+        for graph in variant.graphs:
             print(
                 f"{variant.precision} {graph.part:<9} {graph.sqnr_db:6.1f} dB  cosine "
                 f"{graph.centered_cosine:.5f}  {graph.size_bytes / 1e6:6.2f} MB "

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import torch
 
-from jepa_edge.export.checkpoint import load_checkpoint
+from jepa_edge.export.families.lewm_checkpoint import load_checkpoint
 from jepa_edge.export.graphs import EncoderGraph, PredictorGraph
 from jepa_edge.golden import Golden
 from jepa_edge.monitor import Monitor

@@ -1,183 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load a world model's checkpoint, in any released layout, and save one in ours.
-
-Ours is a directory with `model.safetensors` and a `config.json` of this form (`CheckpointConfig`):
-
-    {"family": "lewm",
-     "model": {fields of LeWMConfig},
-     "observation": {"height", "width", "color", "mean", "std", "rate_hz"},
-     "action": {"dim", "block", "mean", "std", "low", "high", "units", "names"}}
-
-Released checkpoints say nothing about observations and actions; `default_observation` and
-`default_action` document what is then assumed, and a config file overrides it.
-"""
+"""Find a checkpoint's files, read them safely, and give them to the family that they are of."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-import safetensors.torch
-import torch
-from torch import Tensor
 
 from jepa_edge.bundle import sha256_file
-from jepa_edge.errors import CheckpointError, InputError, MissingDependencyError
-from jepa_edge.export.families.lewm import LeWM, LeWMConfig
-from jepa_edge.export.families.lewm_hydra import config_from_hydra
-from jepa_edge.export.families.lewm_keys import NOT_IN_SHAPES, canonical_keys, config_from_shapes
+from jepa_edge.errors import CheckpointError, MissingDependencyError
+from jepa_edge.export.families import find_family
+from jepa_edge.export.families.base import Checkpoint, LoadedModel
 from jepa_edge.export.weights import read_state_dict
-from jepa_edge.json_text import json_bytes
-from jepa_edge.manifest import ActionSpec, ObservationSpec
 
-_log = logging.getLogger(__name__)
-
-FAMILY = "lewm"
 CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-RELEASED_BLOCK = 5
-"""Environment steps per action block in every released LeWorldModel."""
-RELEASED_RATE_HZ = 2.0
-"""PushT's: 10 environment steps per second, 5 per block."""
-
-_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
-_BATCH_COUNTER = "num_batches_tracked"
-
-_NOTED = {"observation": ("mean", "std", "rate_hz"), "action": ("block", "mean", "std")}
-"""Settings without which a model runs but sees or acts wrongly: a default is worth a warning."""
-
-_Spec = TypeVar("_Spec", ObservationSpec, ActionSpec)
+_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".tar")
+_SPEC_SECTIONS = ("model", "observation", "action", "state")
 
 
-class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of `config.json` in our layout. model: the fields of LeWMConfig."""
+def open_checkpoint(path: Path, spec: Path | None = None) -> Checkpoint:
+    """Read the tensors, the config beside them and the user's spec file; no pickled code is run.
 
-    family: str
-    model: dict[str, int | float]
-    observation: ObservationSpec
-    action: ActionSpec
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointExtras:
-    """What a checkpoint says beside its weights.
-
-    weights: the file that the tensors came from. sha256: of that file, for the bundle's provenance.
-    assumed: dotted names, such as "action.mean", of what neither the checkpoint nor the config
-        file said, so that a default stands in. Empty for our own layout.
+    path: a directory or a weights file. spec: JSON or TOML with the sections model, observation,
+    action and state, every one optional, that override what the checkpoint says.
+    Raises CheckpointError when a file is missing, damaged, unsafe or not of this form.
     """
-
-    observation: ObservationSpec
-    action: ActionSpec
-    weights: Path
-    sha256: str
-    assumed: tuple[str, ...] = ()
-
-
-def default_observation(config: LeWMConfig) -> ObservationSpec:
-    """Return what a released model expects: RGB at its image size, ImageNet statistics, 2 Hz."""
-    return ObservationSpec(
-        height=config.image_size,
-        width=config.image_size,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        rate_hz=RELEASED_RATE_HZ,
-    )
-
-
-def default_action(config: LeWMConfig) -> ActionSpec:
-    """Return blocks of 5 steps (1 where 5 does not divide A), taken as z-scored already.
-
-    Released checkpoints leave the training set's action mean and standard deviation out, so 0 and
-    1 stand in: actions must come z-scored until a config file gives the numbers.
-    """
-    dim = config.action_dim
-    block = RELEASED_BLOCK if dim % RELEASED_BLOCK == 0 else 1
-    return ActionSpec(dim=dim, block=block, mean=(0.0,) * dim, std=(1.0,) * dim, units="z-score")
-
-
-def load_checkpoint(
-    path: Path | str, *, config: Path | str | None = None
-) -> tuple[LeWM, LeWMConfig, CheckpointExtras]:
-    """Load a LeWorldModel from a directory or a weights file; no pickled code is ever run.
-
-    path: a directory with weights and `config.json` (ours, or Hydra's as released), or a
-        `.safetensors`, `.pt` or `.ckpt` file; a `config.json` beside it is read too. Without one,
-        sizes come from the tensors' shapes. Keys of transformers 4 and 5 are both understood.
-    config: JSON or TOML file in our layout, every section and entry optional, that overrides what
-        the checkpoint says.
-    Returns the model in evaluation mode (float32, CPU), its config, and the rest.
-    Raises CheckpointError: unreadable, unsafe, another family, or a tensor that does not fit.
-    """
-    weights, config_path = _locate(Path(path))
-    state = canonical_keys(read_state_dict(weights), str(weights))
-    found = _read_sections(config_path) if config_path is not None else {}
-    given = _read_sections(Path(config)) if config is not None else {}
-    model_config, assumed = _model_config(state, found, given, str(weights))
-    model = _fill(model_config, state, str(weights))
-    observation, assumed_o = _complete(
-        "observation", default_observation(model_config), found, given
-    )
-    action, assumed_a = _complete("action", default_action(model_config), found, given)
-    assumed += assumed_o + assumed_a
-    extras = CheckpointExtras(
-        observation=observation,
-        action=action,
+    weights, config = _locate(path)
+    given: dict[str, Any] = {}
+    if spec is not None:
+        given = read_mapping(spec)
+        check_sections({k: v for k, v in given.items() if k != "family"}, str(spec), _SPEC_SECTIONS)
+    return Checkpoint(
+        path=path,
         weights=weights,
         sha256=sha256_file(weights),
-        assumed=tuple(assumed),
+        tensors=read_state_dict(weights),
+        config={} if config is None else read_mapping(config),
+        spec=given,
     )
-    _check_specs(model_config, extras)
-    if assumed:
-        _log.info(
-            "%s does not say %s: defaults of the released models stand in", path, ", ".join(assumed)
-        )
-    return model, model_config, extras
 
 
-def save_checkpoint(
-    directory: Path | str, model: LeWM, *, observation: ObservationSpec, action: ActionSpec
-) -> None:
-    """Write `model.safetensors` and `config.json` into a directory, each in one step.
+def load_model(checkpoint: Checkpoint, wanted: str | None = None) -> LoadedModel:
+    """Build the model of an opened checkpoint. wanted: its family, where the user gave it.
 
-    Raises CheckpointError when the observation or the action does not fit the model.
+    Raises CheckpointError when it is of no family, or does not fit the one that it is of.
     """
-    directory = Path(directory)
-    extras = CheckpointExtras(observation=observation, action=action, weights=directory, sha256="")
-    _check_specs(model.config, extras)
-    config = CheckpointConfig(
-        family=FAMILY, model=model.config.to_dict(), observation=observation, action=action
+    stated = checkpoint.spec.get("family")
+    family = find_family(
+        checkpoint.tensors,
+        checkpoint.config,
+        str(checkpoint.weights),
+        wanted if wanted is not None or not isinstance(stated, str) else stated,
     )
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    directory.mkdir(parents=True, exist_ok=True)
-    _replace_file(
-        directory / WEIGHTS_NAME, safetensors.torch.save(tensors, metadata={"format": "pt"})
-    )
-    payload = json_bytes(config)
-    _replace_file(directory / CONFIG_NAME, payload)
+    return family.load(checkpoint)
 
 
-def _replace_file(path: Path, payload: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        staged = Path(file.name)
-        try:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-            staged.chmod(0o644)
-            os.replace(staged, path)
-        except BaseException:
-            staged.unlink(missing_ok=True)
-            raise
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a JSON or TOML file. Raises CheckpointError when it is missing or damaged."""
+    try:
+        payload = path.read_bytes()
+        if path.suffix == ".toml":
+            return msgspec.toml.decode(payload, type=dict[str, Any])
+        return msgspec.json.decode(payload, type=dict[str, Any])
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read {path} ({error.strerror}); pass a JSON or TOML file"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or no JSON or TOML ({error}); restore or correct it"
+        ) from error
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"reading {path} needs tomli on Python 3.10; pip install tomli, or pass JSON"
+        ) from error
+
+
+def check_sections(values: Mapping[str, Any], where: str, known: Collection[str]) -> None:
+    """Raise CheckpointError unless every key is a known section and holds a table."""
+    for name, section in values.items():
+        if name not in known:
+            raise CheckpointError(
+                f"{where} has the unknown key {name!r}, expected {', '.join(known)}; "
+                "remove it, or pass the config.json that belongs to these weights"
+            )
+        if not isinstance(section, dict):
+            raise CheckpointError(
+                f"{where}: {name!r} is {section!r}, expected a table of settings; correct it"
+            )
 
 
 def _locate(path: Path) -> tuple[Path, Path | None]:
@@ -202,150 +115,3 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
         )
     config = path / CONFIG_NAME
     return files[0], config if config.is_file() else None
-
-
-def _read_sections(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a config file in our layout or Hydra's into sections model, observation, action."""
-    values = _read_mapping(path)
-    if "_target_" in values or ("encoder" in values and "predictor" in values):
-        return {"model": config_from_hydra(values, str(path)).to_dict()}
-    family = values.pop("family", FAMILY)
-    if family != FAMILY:
-        raise CheckpointError(
-            f"{path} is for the family {family!r}, expected {FAMILY!r}; pass a LeWorldModel"
-        )
-    known = ("model", "observation", "action")
-    for name, section in values.items():
-        if name not in known:
-            raise CheckpointError(
-                f"{path} has the unknown key {name!r}, expected {', '.join(known)}; "
-                "remove it, or pass the config.json that belongs to a LeWorldModel"
-            )
-        if not isinstance(section, dict):
-            raise CheckpointError(
-                f"{path}: {name!r} is {section!r}, expected a table of settings; correct it"
-            )
-    return values
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        payload = path.read_bytes()
-        if path.suffix == ".toml":
-            return msgspec.toml.decode(payload, type=dict[str, Any])
-        return msgspec.json.decode(payload, type=dict[str, Any])
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read {path} ({error.strerror}); pass a JSON or TOML file"
-        ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or no JSON or TOML ({error}); restore or correct it"
-        ) from error
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"reading {path} needs tomli on Python 3.10; pip install tomli, or pass JSON"
-        ) from error
-
-
-def _model_config(
-    state: Mapping[str, Tensor],
-    found: Mapping[str, dict[str, Any]],
-    given: Mapping[str, dict[str, Any]],
-    where: str,
-) -> tuple[LeWMConfig, list[str]]:
-    """Return the model's config and the names of what had to be assumed in it."""
-    said = {**found.get("model", {}), **given.get("model", {})}
-    complete = {field.name for field in dataclasses.fields(LeWMConfig)} <= said.keys()
-    assumed: list[str] = []
-    try:
-        if not complete and "model" not in found:
-            said = {**config_from_shapes(state, where).to_dict(), **said}
-            stated = given.get("model", {})
-            assumed = [f"model.{name}" for name in NOT_IN_SHAPES if name not in stated]
-        return LeWMConfig.from_dict(said), assumed
-    except InputError as error:
-        raise CheckpointError(f"{where}: {error}") from error
-
-
-def _fill(config: LeWMConfig, state: dict[str, Tensor], where: str) -> LeWM:
-    """Build the model and load every tensor, each checked by name, shape, type and value."""
-    with torch.device("meta"):
-        model = LeWM(config)
-    expected = model.state_dict()
-    weights: dict[str, Tensor] = {}
-    for name, slot in expected.items():
-        if name not in state and name.endswith(_BATCH_COUNTER):
-            # Converters drop this counter, and inference does not read it.
-            state[name] = torch.zeros((), dtype=slot.dtype)
-        if name not in state:
-            raise CheckpointError(
-                f"{where} lacks the tensor {name!r} of shape {tuple(slot.shape)}; the checkpoint "
-                "is incomplete or its config is another model's, save both again"
-            )
-        tensor = state[name]
-        if tensor.shape != slot.shape:
-            raise CheckpointError(
-                f"{where}: tensor {name!r} has shape {tuple(tensor.shape)}, expected "
-                f"{tuple(slot.shape)}; pass the config that belongs to these weights"
-            )
-        plain = tensor.layout == torch.strided and not tensor.is_quantized
-        if not plain or tensor.is_floating_point() != slot.is_floating_point():
-            raise CheckpointError(
-                f"{where}: tensor {name!r} is {tensor.dtype} ({tensor.layout}), expected "
-                f"{slot.dtype}; pass the plain, unquantized weights"
-            )
-        weights[name] = tensor.to(slot.dtype)
-        if not bool(weights[name].isfinite().all()):
-            raise CheckpointError(
-                f"{where}: tensor {name!r} holds NaN or infinity; training diverged or the file "
-                "is damaged, pass an earlier checkpoint"
-            )
-    unexpected = sorted(state.keys() - expected.keys())
-    if unexpected:
-        raise CheckpointError(
-            f"{where} has {len(unexpected)} tensors that the model has no place for, the first "
-            f"{unexpected[0]!r}; pass the config that belongs to these weights"
-        )
-    model.load_state_dict(weights, assign=True)
-    return model.eval().requires_grad_(False)
-
-
-def _complete(
-    section: str,
-    default: _Spec,
-    found: Mapping[str, dict[str, Any]],
-    given: Mapping[str, dict[str, Any]],
-) -> tuple[_Spec, list[str]]:
-    """Lay what was found, then what was given, over the default; name what stayed assumed."""
-    said = {**found.get(section, {}), **given.get(section, {})}
-    values = {**msgspec.to_builtins(default), **said}
-    if section == "action" and "mean" in said and "units" not in said:
-        values["units"] = ""  # raw units from here on, whatever they are
-    try:
-        spec = msgspec.convert(values, type(default))
-    except msgspec.ValidationError as error:
-        raise CheckpointError(
-            f"config section {section!r} is not valid: {error}; correct it"
-        ) from error
-    return spec, [f"{section}.{name}" for name in _NOTED[section] if name not in said]
-
-
-def _check_specs(config: LeWMConfig, extras: CheckpointExtras) -> None:
-    """Raise CheckpointError where the observation or the action contradicts the model."""
-    seen, action = extras.observation, extras.action
-    if (seen.height, seen.width) != (config.image_size, config.image_size):
-        raise CheckpointError(
-            f"observation is {seen.height} x {seen.width}, expected the model's image size "
-            f"{config.image_size} x {config.image_size}; correct the config"
-        )
-    if action.dim != config.action_dim:
-        raise CheckpointError(
-            f"action.dim is {action.dim}, expected the model's action_dim {config.action_dim}; "
-            "correct the config (dim counts a whole block, flattened)"
-        )
-    for name, values in (("observation.std", seen.std), ("action.std", action.std)):
-        if not all(0 < value < float("inf") for value in values):
-            raise CheckpointError(
-                f"{name} is {values}, expected positive numbers; give a constant channel 1"
-            )

@@ -7,23 +7,20 @@ import datetime
 import hashlib
 import importlib.metadata
 import time
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
+from safetensors.numpy import save_file
 
 from jepa_edge.bundle import seal, staged_bundle
 from jepa_edge.errors import ExportError
-from jepa_edge.export.centering import center_encoder
-from jepa_edge.export.checkpoint import FAMILY, CheckpointExtras, load_checkpoint
-from jepa_edge.export.data import ExportData, Windows, split_recording
+from jepa_edge.export.checkpoint import load_model, open_checkpoint
+from jepa_edge.export.data import ExportData, drawn_windows, split_recording
 from jepa_edge.export.engine_parity import EngineParity, compare_engine
-from jepa_edge.export.graphs import EncoderGraph, PredictorGraph
-from jepa_edge.export.int8 import QuantizationReport, make_int8
-from jepa_edge.export.onnx_export import export_encoder, export_predictor
+from jepa_edge.export.families.base import Checkpoint, LoadedModel, Masks
+from jepa_edge.export.onnx_export import external_data
 from jepa_edge.export.options import (
     DataReport,
     ExportOptions,
@@ -32,23 +29,20 @@ from jepa_edge.export.options import (
     VariantReport,
 )
 from jepa_edge.export.page import write_export_page
-from jepa_edge.export.parity import MIN_FP32_DB, GraphParity, HeldOut, compare_variants, judge
-from jepa_edge.export.predictor_weights import write_predictor_weights
-from jepa_edge.export.profile import realized_precisions
-from jepa_edge.export.quantize import to_fp16
-from jepa_edge.export.reference import Reference
+from jepa_edge.export.parity import MIN_FP32_DB, HeldOut, compare_variants, judge
+from jepa_edge.export.reference import TorchReference
 from jepa_edge.export.sensitivity import min_cosine
+from jepa_edge.export.variants import realized, tensor_specs, write_variants
 from jepa_edge.golden import GOLDEN_NAME, Golden
 from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import (
+    REFERENCE_VARIANT,
     EnginePrecision,
     EngineSpec,
     GraphSpec,
-    LatentSpec,
     Manifest,
-    NoiseSpec,
+    MaskSpec,
     Provenance,
-    TensorSpec,
     VariantSpec,
 )
 from jepa_edge.progress import Progress, silent
@@ -57,11 +51,14 @@ from jepa_edge.recording import Recording, check_fits
 REPORT_JSON = "reports/export.json"
 REPORT_HTML = "reports/export.html"
 PREDICTOR_WEIGHTS = "predictor.safetensors"
+MASKS = "masks.safetensors"
 
 _GOLDEN_WINDOWS = 16
+_FEW_GOLDEN_WINDOWS = 2
+_LARGE_WINDOW = 1 << 18
+"""Numbers in a window of latents from which few golden ones are stored."""
+_DRAWN_WINDOWS = 16
 _TOOLS = ("jepa-edge", "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim", "nncf")
-
-_Graphs = dict[str, Any]  # "encoder" and "predictor" to ModelProto
 
 
 def export_bundle(
@@ -69,117 +66,157 @@ def export_bundle(
 ) -> ExportReport:
     """Export a checkpoint into a bundle, and measure every variant against torch.
 
-    checkpoint: whatever `load_checkpoint` reads. out: NAME.jepa; a bundle that is there already is
-    replaced as a whole when everything succeeded, and left as it was otherwise. Its calibrations
-    go with it: they are bound to the graphs that they were fitted on.
+    checkpoint: whatever one of the families reads (docs/families.md). out: NAME.jepa; a bundle that
+    is there already is replaced as a whole when everything succeeded, and left as it was otherwise.
+    Its calibrations go with it: they are bound to the graphs that they were fitted on.
     Raises CheckpointError, InputError or ExportError: unreadable checkpoint, a recording that does
     not fit, a budget that cannot be met. BundleError when out is something else than a bundle.
     """
     begun = time.perf_counter()
     with staged_bundle(out) as staging:
-        recording = Recording(options.calibration_data)
+        recording = (
+            None if options.calibration_data is None else Recording(options.calibration_data)
+        )
         progress("loading the checkpoint", 0, 1)
-        model, config, extras = load_checkpoint(checkpoint, config=options.spec)
+        opened = open_checkpoint(checkpoint, options.spec)
+        model = load_model(opened, options.family)
         progress("loading the checkpoint", 1, 1)
-        check_fits(recording, extras.observation, extras.action)
-        data = split_recording(
-            recording,
-            config.history,
-            calibration=options.calibration_frames,
-            tuning=options.tuning_frames,
-            held_out=options.held_out_frames,
-            seed=options.seed,
-            progress=progress,
-        )
-        reference = Reference(model=model, observation=extras.observation, action=extras.action)
-        held_out = judge(data.held_out, reference, options.seed, progress)
-
-        progress("exporting to ONNX", 0, 2)
-        encoder = EncoderGraph(model, extras.observation.mean, extras.observation.std)
-        center_encoder(encoder, data.calibration.newest_frames)
-        predictor = PredictorGraph(model, extras.action.mean, extras.action.std)
-        fp32: _Graphs = {"encoder": export_encoder(encoder)}
-        progress("exporting to ONNX", 1, 2)
-        fp32["predictor"] = export_predictor(predictor)
-        progress("exporting to ONNX", 2, 2)
-
-        warnings = _foreseen_warnings(out, extras)
-        variants, quantization = _make_variants(fp32, data, reference, options, warnings, progress)
-        files = {name: _save(graphs, staging, name) for name, graphs in variants.items()}
-        parity = compare_variants(
-            {
-                name: (staging / paths["encoder"], staging / paths["predictor"])
-                for name, paths in files.items()
-            },
-            held_out,
+        data = _data(recording, model, options, progress)
+        reference = model.reference or TorchReference(model)
+        held_out = judge(
+            data.held_out,
+            reference,
+            options.seed,
             progress,
+            takes_actions=model.action is not None,
+            masks=model.masks,
         )
-        reports = {}
-        for name, graphs in variants.items():
-            counts: Counter[str] = Counter()
-            for graph in graphs.values():
-                counts.update(realized_precisions(graph))
-            reports[name] = VariantReport(
+        tubelet_error = None
+        if model.newest_tubelet_error is not None:
+            tubelet_error = model.newest_tubelet_error(held_out.windows.newest_frames[:8])
+        if model.prepare is not None and data.calibration is not None:
+            model.prepare(data.calibration.newest_frames)
+        warnings = _foreseen_warnings(out, model, data, len(held_out.windows))
+        files, quantization = write_variants(
+            model, data, reference, options, staging, warnings, progress
+        )
+        paths = {
+            name: {part: staging / file for part, file in parts.items()}
+            for name, parts in files.items()
+        }
+        parity = compare_variants(paths, held_out, progress)
+        reports = {
+            name: VariantReport(
                 **msgspec.structs.asdict(parity[name]),
                 precision=name,
-                realized=dict(counts),
+                realized=realized(paths[name]),
                 quantization=quantization if name == Precision.INT8.value else {},
             )
+            for name in files
+        }
         _check_budget(reports, options.max_latent_error)
         warnings += _measured_warnings(reports)
 
         _golden(held_out).write(_place(staging, GOLDEN_NAME))
         engine: tuple[EngineParity, ...] = ()
-        if not config.z_dim:  # the core does not compute a model's own z; its graph does
-            write_predictor_weights(predictor, config, staging / PREDICTOR_WEIGHTS)
+        if model.write_engine is not None:
+            model.write_engine(staging / PREDICTOR_WEIGHTS)
             engine = compare_engine(
                 staging / PREDICTOR_WEIGHTS, held_out, options.max_latent_error, progress
             )
             warnings += _engine_warnings(engine, options.max_latent_error)
         report = ExportReport(
             bundle=str(out),
-            family=FAMILY,
+            family=model.family,
             max_latent_error=options.max_latent_error,
             variants=tuple(reports.values()),
             engine=engine,
-            data=_data_report(recording, data),
+            newest_tubelet_error=tubelet_error,
+            data=_data_report(recording, data, len(held_out.windows)),
             warnings=tuple(warnings),
             seconds=round(time.perf_counter() - begun, 1),
         )
         progress("writing the report", 0, 1)
         Path(_place(staging, REPORT_JSON)).write_bytes(json_bytes(report))
         write_export_page(report, Path(_place(staging, REPORT_HTML)))
+        variants = {name: _variant_spec(reports[name], paths[name], files[name]) for name in files}
+        if not options.keep_fp32:
+            _remove(paths[REFERENCE_VARIANT])
+            del variants[REFERENCE_VARIANT]
         seal(
             staging,
             Manifest(
-                family=FAMILY,
-                observation=extras.observation,
-                action=extras.action,
-                latent=LatentSpec(tokens=1, dim=config.latent_dim),
-                history=config.history,
-                noise=NoiseSpec(dim=config.z_dim) if config.z_dim else msgspec.UNSET,
-                variants={
-                    name: VariantSpec(
-                        precision=name,
-                        realized=reports[name].realized,
-                        encoder=_graph_spec(
-                            graphs["encoder"], files[name]["encoder"], reports[name].encoder
-                        ),
-                        predictor=_graph_spec(
-                            graphs["predictor"],
-                            files[name]["predictor"],
-                            reports[name].predictor,
-                        ),
-                    )
-                    for name, graphs in variants.items()
-                },
+                family=model.family,
+                observation=model.observation,
+                action=model.action,
+                state=model.state,
+                latent=model.latent,
+                history=model.history,
+                min_history=model.min_history,
+                noise=model.noise,
+                masks=None if model.masks is None else _write_masks(model.masks, staging),
+                variants=variants,
                 engine=_engine_spec(engine) if engine else None,
-                provenance=_provenance(checkpoint, extras, options),
+                provenance=_provenance(opened, options),
                 files={},
             ),
         )
         progress("writing the report", 1, 1)
     return report
+
+
+def _data(
+    recording: Recording | None, model: LoadedModel, options: ExportOptions, progress: Progress
+) -> ExportData:
+    """Windows of the recording, or drawn ones where there is none."""
+    if recording is None:
+        held_out = drawn_windows(model, _DRAWN_WINDOWS, options.seed)
+        return ExportData(calibration=None, tuning=None, held_out=held_out)
+    check_fits(recording, model.observation, model.action, model.state)
+    return split_recording(
+        recording,
+        model.history,
+        calibration=options.calibration_frames,
+        tuning=options.tuning_frames,
+        held_out=options.held_out_frames,
+        seed=options.seed,
+        clip=model.observation.clip,
+        progress=progress,
+    )
+
+
+def _write_masks(masks: Masks, staging: Path) -> MaskSpec:
+    arrays = {"visible": masks.visible, "hidden": masks.hidden}
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, staging / MASKS)
+    return MaskSpec(file=MASKS, target_norm=masks.target_norm, distance=masks.distance)
+
+
+def _remove(paths: Mapping[str, Path]) -> None:
+    for path in paths.values():
+        path.unlink()
+        external_data(path).unlink(missing_ok=True)
+
+
+def _variant_spec(
+    report: VariantReport, paths: Mapping[str, Path], files: Mapping[str, str]
+) -> VariantSpec:
+    graphs = {}
+    for part, path in paths.items():
+        inputs, outputs = tensor_specs(path)
+        parity = report.graph(part)
+        graphs[part] = GraphSpec(
+            file=files[part],
+            data=external_data(Path(files[part])).as_posix()
+            if external_data(path).is_file()
+            else None,
+            inputs=inputs,
+            outputs=outputs,
+            size_bytes=parity.size_bytes,
+            sqnr_db=parity.sqnr_db,
+            centered_cosine=parity.centered_cosine,
+            latency_ms=parity.latency_ms,
+        )
+    return VariantSpec(precision=report.precision, realized=report.realized, **graphs)
 
 
 def _engine_spec(engine: tuple[EngineParity, ...]) -> EngineSpec:
@@ -197,62 +234,11 @@ def _engine_spec(engine: tuple[EngineParity, ...]) -> EngineSpec:
     )
 
 
-def _make_variants(
-    fp32: _Graphs,
-    data: ExportData,
-    reference: Reference,
-    options: ExportOptions,
-    warnings: list[str],
-    progress: Progress,
-) -> tuple[dict[str, _Graphs], dict[str, QuantizationReport]]:
-    """Return the graphs of every precision, and how those in int8 came about."""
-    variants: dict[str, _Graphs] = {Precision.FP32.value: fp32}
-    quantization: dict[str, QuantizationReport] = {}
-    if Precision.FP16 in options.precisions:
-        progress("converting to FP16", 0, 1)
-        variants[Precision.FP16.value] = {name: to_fp16(graph) for name, graph in fp32.items()}
-        progress("converting to FP16", 1, 1)
-    if Precision.INT8 in options.precisions:
-        feeds = [
-            _feeds(windows, reference, options.seed, progress)
-            for windows in (data.calibration, data.tuning)
-        ]
-        graphs: _Graphs = {}
-        for name, graph in fp32.items():
-            graphs[name], quantization[name], told = make_int8(
-                graph,
-                feeds[0][name],
-                feeds[1][name],
-                options.max_latent_error,
-                name=name,
-                threads=options.threads,
-                progress=progress,
-            )
-            warnings += told
-        variants[Precision.INT8.value] = graphs
-    return variants, quantization
-
-
-def _feeds(
-    windows: Windows, reference: Reference, seed: int, progress: Progress
-) -> dict[str, dict[str, Any]]:
-    """Inputs of both graphs, by graph: newest frames; torch's latents, the raw actions, drawn z."""
-    predictor = {
-        "history": reference.encode(windows.frames, progress),
-        "actions": windows.step_actions,
-    }
-    z_dim = reference.model.config.z_dim
-    if z_dim:
-        z = np.random.default_rng(seed).standard_normal((len(windows), z_dim), np.float32)
-        predictor["z"] = z
-    return {"encoder": {"frames": windows.newest_frames}, "predictor": predictor}
-
-
 def _check_budget(reports: dict[str, VariantReport], max_error: float) -> None:
     """Raise ExportError where a variant misses the budget on held-out windows."""
     for name, report in reports.items():
-        for part in ("encoder", "predictor"):
-            graph: GraphParity = getattr(report, part)
+        for graph in report.graphs:
+            part = graph.part
             error, cosine = 10.0 ** (-graph.sqnr_db / 20.0), graph.centered_cosine
             if name == Precision.FP32.value and graph.sqnr_db < MIN_FP32_DB:
                 raise ExportError(
@@ -270,12 +256,23 @@ def _check_budget(reports: dict[str, VariantReport], max_error: float) -> None:
                 )
 
 
-def _foreseen_warnings(out: Path, extras: CheckpointExtras) -> list[str]:
+def _foreseen_warnings(out: Path, model: LoadedModel, data: ExportData, judged: int) -> list[str]:
     warnings = []
-    if extras.assumed:
+    if model.assumed:
         warnings.append(
-            f"the checkpoint does not say {', '.join(extras.assumed)}; the released models' "
+            f"the checkpoint does not say {', '.join(model.assumed)}; the released models' "
             "defaults stand in: pass --spec with the real values"
+        )
+    if data.calibration is None:
+        warnings.append(
+            "no recording was given: every figure of accuracy here is for drawn pictures, and says "
+            "that the graphs are right, not how a precision does on what the robot sees; pass "
+            "--calibration-data"
+        )
+    if judged < len(data.held_out):
+        warnings.append(
+            f"judged on {judged} of {len(data.held_out)} held-out windows: torch takes long for a "
+            "model of this size"
         )
     if any((out / "calibration").glob("*.json")):
         warnings.append(
@@ -291,13 +288,12 @@ def _measured_warnings(reports: dict[str, VariantReport]) -> list[str]:
     for name, report in reports.items():
         if name == Precision.FP32.value:
             continue
-        for part in ("encoder", "predictor"):
-            graph: GraphParity = getattr(report, part)
+        for graph in report.graphs:
             ratios = {1: graph.latency_ratio, 64: graph.latency_batch64_ratio}
-            slower = [f"{r:.2f} x at batch {batch}" for batch, r in ratios.items() if r > 1.0]
+            slower = [f"{r:.2f} x at batch {batch}" for batch, r in ratios.items() if r and r > 1.0]
             if slower:
                 warnings.append(
-                    f"the {name} {part} is slower than fp32 on this CPU ({', '.join(slower)}); "
+                    f"the {name} {graph.part} is slower than fp32 on this CPU ({', '.join(slower)}); "
                     "variant `auto` picks the fastest at run time"
                 )
     return warnings
@@ -315,14 +311,21 @@ def _engine_warnings(engine: tuple[EngineParity, ...], max_error: float) -> list
 
 
 def _golden(held_out: HeldOut) -> Golden:
-    windows = held_out.windows.head(_GOLDEN_WINDOWS)
-    count = len(windows)
+    count = min(len(held_out.windows), _GOLDEN_WINDOWS)
+    if held_out.latents[0].size > _LARGE_WINDOW:
+        count = min(count, _FEW_GOLDEN_WINDOWS)
+    rows = slice(count)
+    windows = held_out.windows.head(count)
+    acting = held_out.predictions is not None
     return Golden(
         frames=windows.newest_frames,
-        latents=held_out.latents[:count, -1],
-        history=held_out.latents[:count],
-        actions=windows.step_actions,
-        predictions=held_out.predictions[:count],
+        latents=np.ascontiguousarray(held_out.latents[rows, -1]),
+        states=windows.newest_states,
+        history=held_out.latents[rows] if acting else None,
+        actions=windows.step_actions if acting else None,
+        predictions=None if held_out.predictions is None else held_out.predictions[rows],
+        context=None if held_out.context is None else held_out.context[rows],
+        masked=None if held_out.masked is None else held_out.masked[rows],
     )
 
 
@@ -332,56 +335,40 @@ def _place(staging: Path, name: str) -> str:
     return str(path)
 
 
-def _save(graphs: _Graphs, staging: Path, variant: str) -> dict[str, str]:
-    """Write a variant's graphs, and return their names in the bundle."""
-    folder = "" if variant == Precision.FP32.value else f"variants/{variant}/"
-    files = {name: f"{folder}{name}.onnx" for name in graphs}
-    for name, graph in graphs.items():
-        onnx.save(graph, _place(staging, files[name]))
-    return files
-
-
-def _graph_spec(model: Any, file: str, parity: GraphParity) -> GraphSpec:
-    return GraphSpec(
-        file=file,
-        inputs=tuple(_tensor_spec(value) for value in model.graph.input),
-        outputs=tuple(_tensor_spec(value) for value in model.graph.output),
-        size_bytes=parity.size_bytes,
-        sqnr_db=parity.sqnr_db,
-        centered_cosine=parity.centered_cosine,
-        latency_ms=parity.latency_ms,
-    )
-
-
-def _tensor_spec(value: Any) -> TensorSpec:
-    tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
-    return TensorSpec(name=value.name, dtype=str(dtype), shape=shape)
-
-
-def _data_report(recording: Recording, data: ExportData) -> DataReport:
+def _data_report(recording: Recording | None, data: ExportData, judged: int) -> DataReport:
+    calibration, tuning = data.calibration, data.tuning
+    if recording is None or calibration is None or tuning is None:
+        return DataReport(
+            recording="",
+            sha256="",
+            calibration_windows=0,
+            tuning_windows=0,
+            held_out_windows=judged,
+            calibration_episodes=(),
+            tuning_episodes=(),
+            held_out_episodes=data.held_out.episodes,
+        )
     digest = hashlib.sha256()
-    for array in (data.calibration.frames, data.calibration.actions):
+    for array in (calibration.frames, calibration.actions):
         digest.update(array.tobytes())
     return DataReport(
         recording=str(recording.path),
         sha256=digest.hexdigest(),
-        calibration_windows=len(data.calibration),
-        tuning_windows=len(data.tuning),
-        held_out_windows=len(data.held_out),
-        calibration_episodes=data.calibration.episodes,
-        tuning_episodes=data.tuning.episodes,
+        calibration_windows=len(calibration),
+        tuning_windows=len(tuning),
+        held_out_windows=judged,
+        calibration_episodes=calibration.episodes,
+        tuning_episodes=tuning.episodes,
         held_out_episodes=data.held_out.episodes,
     )
 
 
-def _provenance(checkpoint: Path, extras: CheckpointExtras, options: ExportOptions) -> Provenance:
+def _provenance(checkpoint: Checkpoint, options: ExportOptions) -> Provenance:
     installed = {d.name.lower(): d.version for d in importlib.metadata.distributions() if d.name}
     tools = {tool: installed[tool] for tool in _TOOLS if tool in installed}
     return Provenance(
-        checkpoint=str(checkpoint),
-        checkpoint_sha256=extras.sha256,
+        checkpoint=str(checkpoint.path),
+        checkpoint_sha256=checkpoint.sha256,
         created_utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         command=options.command,
         tools=tools,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_edge.errors import ExportError, MissingDependencyError
-from jepa_edge.export.graphs import EncoderGraph, PredictorGraph
+from jepa_edge.export.families.base import GraphModule
 from jepa_edge.export.onnx_graph import unshare_small_initializers, weighted_nodes
 from jepa_edge.export.quiet import quiet
 
@@ -20,30 +21,41 @@ OPSET = 20
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def export_encoder(graph: EncoderGraph) -> Any:
-    """Return the encoder's ModelProto: frames uint8 (B, H, W, 3) -> latents float32 (B, N, D)."""
-    frames = torch.zeros(2, graph.size, graph.size, 3, dtype=torch.uint8)
-    return export_module(graph, {"frames": frames}, "latents")
+def export_graph(graph: GraphModule) -> Any:
+    """Return a graph's ModelProto, with a dynamic batch and what else the graph leaves open."""
+    return export_module(graph.module, graph.example, graph.output, dynamic_axes(graph))
 
 
-def export_predictor(graph: PredictorGraph) -> Any:
-    """Return the predictor's ModelProto.
-
-    history float32 (B, T, N, D), actions float32 (B, T, A) in raw units -> prediction (B, N, D).
-    A model with a latent variable of its own takes z float32 (B, Z) too.
-    """
-    history = torch.zeros(2, *graph.history_shape)
-    actions = torch.zeros(2, graph.history_shape[0], graph.action_mean.shape[0])
-    example = {"history": history, "actions": actions}
-    if graph.z_dim:
-        example["z"] = torch.zeros(2, graph.z_dim)
-    return export_module(graph, example, "prediction")
+def external_data(path: Path) -> Path:
+    """Return where the weights of an ONNX file lie if they do not fit into it."""
+    return path.with_name(path.name + ".data")
 
 
-def export_module(module: nn.Module, example: Mapping[str, Tensor], output: str) -> Any:
-    """Export a module with a dynamic batch, simplify it, and name its weighted nodes by module.
+def dynamic_axes(graph: GraphModule) -> dict[str, dict[int, str]]:
+    """Return which axes of which input have any length, by a name that equal lengths share."""
+    axes: dict[str, dict[int, str]] = {}
+    for name in graph.example:
+        if name in graph.unbatched:
+            axes[name] = {0: name}
+            continue
+        axes[name] = {0: "batch"}
+        if name in graph.windowed:
+            axes[name][1] = "window"
+        if name == "context":  # as many tokens as indices
+            axes[name][1] = "visible"
+    return axes
 
-    example: inputs by name, in the order of `forward`, batch first (of 2 or more).
+
+def export_module(
+    module: nn.Module,
+    example: Mapping[str, Tensor],
+    output: str,
+    axes: Mapping[str, Mapping[int, str]] | None = None,
+) -> Any:
+    """Export a module, simplify it, and name its weighted nodes by module.
+
+    example: inputs by name, in the order of `forward`. axes: `dynamic_axes`; None for a batch of 2
+    or more in front of every input, and nothing else.
     Returns an onnx.ModelProto. Raises ExportError when torch or ONNX refuses the module.
     """
     with quiet():
@@ -53,7 +65,8 @@ def export_module(module: nn.Module, example: Mapping[str, Tensor], output: str)
             raise MissingDependencyError(
                 "onnxslim is needed to export; pip install 'jepa-edge[export]'"
             ) from error
-        batch = torch.export.Dim("batch")
+        axes = {name: {0: "batch"} for name in example} if axes is None else axes
+        dims = {name: torch.export.Dim(name) for part in axes.values() for name in part.values()}
         try:
             program = torch.onnx.export(
                 module.eval(),
@@ -62,7 +75,9 @@ def export_module(module: nn.Module, example: Mapping[str, Tensor], output: str)
                 opset_version=OPSET,
                 input_names=list(example),
                 output_names=[output],
-                dynamic_shapes=tuple({0: batch} for _ in example),
+                dynamic_shapes=tuple(
+                    {axis: dims[dim] for axis, dim in axes[name].items()} for name in example
+                ),
                 external_data=False,
                 verbose=False,
             )

@@ -21,15 +21,21 @@ class Precision(str, enum.Enum):
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT8_WEIGHTS = "int8w"
+    INT4_WEIGHTS = "int4w"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
     """Settings of an export.
 
-    calibration_data: a recording (directory) that fits the model. Every precision needs it, since
-        parity and golden outputs come from real frames of episodes that are held out.
+    calibration_data: a recording (directory) that fits the model: parity and golden outputs come
+        from real frames of episodes that are held out. None: they come from drawn pictures, which
+        tell whether the graphs are right, not how accurate a precision is on real frames; int8,
+        which sets its scales on frames, needs a recording.
     precisions: variants to make; fp32 is always among them, as the reference.
+    keep_fp32: False leaves fp32 out of the bundle in the end, where another precision is in it.
+    family: name of the checkpoint's family; None finds it by the tensors' names.
     max_latent_error: budget of every variant, for encoder and predictor each, on held-out windows:
         sqrt(mean squared error / variance of the latents), centered. 0.1 is an SQNR of 20 dB, and
         asks for a centered cosine of 1 - 0.1^2 = 0.99.
@@ -41,8 +47,10 @@ class ExportOptions:
     Raises InputError when a value is out of range.
     """
 
-    calibration_data: Path
+    calibration_data: Path | None = None
     precisions: tuple[Precision | str, ...] = (Precision.FP32, Precision.INT8)
+    keep_fp32: bool = True
+    family: str | None = None
     max_latent_error: float = 0.1
     calibration_frames: int = 256
     tuning_frames: int = 64
@@ -59,6 +67,13 @@ class ExportOptions:
                 raise InputError(f"precision is {word!r}, expected some of {', '.join(known)}")
         wanted = {Precision(word) for word in self.precisions} | {Precision.FP32}
         object.__setattr__(self, "precisions", tuple(p for p in Precision if p in wanted))
+        if Precision.INT8 in wanted and self.calibration_data is None:
+            raise InputError(
+                "int8 sets its scales on recorded frames, but no calibration data were given; pass "
+                "--calibration-data, or take int8w, which needs none"
+            )
+        if not self.keep_fp32 and wanted == {Precision.FP32}:
+            raise InputError("fp32 is the only precision, and not to be kept; ask for another too")
         if not 0.0 < self.max_latent_error < 1.0:
             raise InputError(
                 f"max_latent_error is {self.max_latent_error}, expected a number between 0 and 1: "
@@ -75,7 +90,10 @@ class ExportOptions:
 
 
 class DataReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The windows that were used. sha256: of the calibration frames and actions, as bytes."""
+    """The windows that were used. sha256: of the calibration frames and actions, as bytes.
+
+    recording, sha256: empty where pictures were drawn.
+    """
 
     recording: str
     sha256: str
@@ -90,7 +108,7 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
 class VariantReport(VariantParity, frozen=True, kw_only=True):
     """One variant. realized: weighted operators by precision, counted in the finished graphs.
 
-    quantization: by graph ("encoder", "predictor"); empty unless the variant is int8.
+    quantization: by graph; empty unless the variant is int8.
     """
 
     precision: str
@@ -99,13 +117,18 @@ class VariantReport(VariantParity, frozen=True, kw_only=True):
 
 
 class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All that an export measured; it is also the bundle's reports/export.json."""
+    """All that an export measured; it is also the bundle's reports/export.json.
+
+    newest_tubelet_error: relative RMS error of encoding the newest tubelet of a clip alone, of a
+    model that sees clips.
+    """
 
     bundle: str
     family: str
     max_latent_error: float
     variants: tuple[VariantReport, ...]
     engine: tuple[EngineParity, ...]
+    newest_tubelet_error: float | None = None
     data: DataReport
     warnings: tuple[str, ...]
     seconds: float

@@ -10,7 +10,13 @@ from typing import Any
 from jepa_edge.export.options import ExportReport, VariantReport
 from jepa_edge.report import Section, Table, write_page
 
-_COLORS = {"fp32": "#5b6b7b", "fp16": "#d98324", "int8": "#0b6e99"}
+_COLORS = {
+    "fp32": "#5b6b7b",
+    "fp16": "#d98324",
+    "int8": "#0b6e99",
+    "int8w": "#3f8f5b",
+    "int4w": "#8c5aa8",
+}
 _KEPT_FLOAT_COLOR = "#c0392b"
 
 
@@ -23,9 +29,9 @@ def write_export_page(report: ExportReport, path: Path) -> None:
         f"{report.family}, {names}, {report.seconds:.0f} s",
         [
             _summary(report),
-            _engine(report),
+            *([_engine(report)] if report.engine else []),
             _speed(report),
-            _drift(report),
+            *([_drift(report)] if any(v.rollout_error for v in report.variants) else []),
             *(_layers(variant) for variant in report.variants if variant.quantization),
             _data(report),
         ],
@@ -35,7 +41,7 @@ def write_export_page(report: ExportReport, path: Path) -> None:
 def _summary(report: ExportReport) -> Section:
     intro = (
         f"Every variant against the float32 torch model, on {report.data.held_out_windows} "
-        "recorded windows of episodes that its quantization never saw. SQNR and cosine are "
+        f"{_judged_on(report)}. SQNR and cosine are "
         f"centered. The budget was a latent error of {report.max_latent_error:g}."
     )
     graphs = Table(
@@ -52,11 +58,11 @@ def _summary(report: ExportReport) -> Section:
                 f"{graph.size_ratio:.2f}",
                 f"{graph.latency_ms:.2f}",
                 f"{graph.latency_ratio:.2f}",
-                f"{graph.latency_batch64_ms:.2f}",
-                f"{graph.latency_batch64_ratio:.2f}",
+                _number(graph.latency_batch64_ms, 2),
+                _number(graph.latency_batch64_ratio, 2),
             )
             for variant in report.variants
-            for graph in (variant.encoder, variant.predictor)
+            for graph in variant.graphs
         ],
     )
     ranks = Table(
@@ -65,18 +71,34 @@ def _summary(report: ExportReport) -> Section:
             (
                 variant.precision,
                 ", ".join(f"{count} {kind}" for kind, count in variant.realized.items()),
-                f"{variant.cost_rank_correlation:.4f}",
-                f"{variant.cost_rank_correlation_worst:.4f}",
+                _number(variant.cost_rank_correlation, 4),
+                _number(variant.cost_rank_correlation_worst, 4),
             )
             for variant in report.variants
         ],
         caption="Do planners still prefer the same actions? Spearman correlation of their costs.",
     )
+    told = []
+    if report.newest_tubelet_error is not None:
+        told.append(
+            "Encoding only the newest tubelet, instead of the clip again, would change its tokens "
+            f"by {report.newest_tubelet_error:.1%} of their root mean square (layer-normed)."
+        )
     return Section(
         title="Variants",
-        paragraphs=[intro, *(f"Note: {warning}." for warning in report.warnings)],
+        paragraphs=[intro, *told, *(f"Note: {warning}." for warning in report.warnings)],
         tables=(graphs, ranks),
     )
+
+
+def _judged_on(report: ExportReport) -> str:
+    if not report.data.recording:
+        return "windows of drawn pictures, since no recording was given"
+    return "recorded windows of episodes that its quantization never saw"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _engine(report: ExportReport) -> Section:
@@ -120,7 +142,7 @@ def _speed(report: ExportReport) -> Section:
     ):
         figure = _figure(title, unit)
         for variant in report.variants:
-            graphs = (variant.encoder, variant.predictor)
+            graphs = [graph for graph in variant.graphs if getattr(graph, field) is not None]
             values = [scale * getattr(graph, field) for graph in graphs]
             figure.add_bar(
                 x=[graph.part for graph in graphs],
@@ -183,6 +205,8 @@ def _layers(variant: VariantReport) -> Section:
 
 def _data(report: ExportReport) -> Section:
     data = report.data
+    if not data.recording:
+        return Section(title="Data", paragraphs=[f"{data.held_out_windows} drawn windows."])
     told = (
         f"{data.recording}: {data.calibration_windows} windows of "
         f"{len(data.calibration_episodes)} episodes set the activation ranges, "

@@ -22,6 +22,9 @@ _FORBIDDEN_OPS = frozenset(
 )
 
 
+_FOUR_BITS = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+
+
 def check_profile(model: Any) -> None:
     """Raise ExportError, naming the first violation, unless a graph is within the profile."""
     problems = profile_violations(model)
@@ -53,14 +56,25 @@ def profile_violations(model: Any) -> list[str]:
 
 
 def realized_precisions(model: Any) -> dict[str, int]:
-    """Count the weighted nodes by the precision that they compute in: int8, fp16, fp32."""
+    """Count the weighted nodes by the precision that they compute in: int8, fp16, fp32.
+
+    Those that only store their weights in fewer bits, and compute in float, count as int8w, int4w.
+    """
     index = GraphIndex(model)
     counts: dict[str, int] = {}
     for node in model.graph.node:
+        if node.op_type == "MatMulNBits":
+            bits = next(a.i for a in node.attribute if a.name == "bits")
+            counts[f"int{bits}w"] = counts.get(f"int{bits}w", 0) + 1
+            continue
         if not index.is_weighted(node):
             continue
+        stored = index.producers.get(node.input[1])
         if index.is_quantized(node):
             name = "int8"
+        elif stored is not None:
+            small = index.initializers[stored.input[0]].data_type in _FOUR_BITS
+            name = "int4w" if small else "int8w"
         else:
             half = index.initializers[node.input[1]].data_type == onnx.TensorProto.FLOAT16
             name = "fp16" if half else "fp32"

@@ -1,57 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The float32 torch model as everything else is compared with: frames and raw actions in."""
+"""The modules that are exported, run by torch: what everything else is compared with."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from jepa_edge.export.families.lewm import LeWM
-from jepa_edge.manifest import ActionSpec, ObservationSpec
+from jepa_edge.export.families.base import GraphModule, LoadedModel
 from jepa_edge.progress import Progress, silent
+from jepa_edge.rollout import roll
 
 _BATCH = 16
+_BIG_LATENT = 1 << 14
+"""Numbers in a latent from which frames are encoded one by one, to hold little memory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """The checkpoint's module behind the run-time's interface, not the graphs rewritten from it."""
+class TorchReference:
+    """The very modules that are exported, run by torch. Not for models with a z of their own."""
 
-    model: LeWM
-    observation: ObservationSpec
-    action: ActionSpec
+    z_dim = 0
 
-    def encode(self, frames: NDArray[np.uint8], progress: Progress = silent) -> NDArray[np.float32]:
-        """Encode frames (..., H, W, 3) uint8 into latents (..., 1, D)."""
-        flat = frames.reshape(-1, *frames.shape[-3:])
-        mean, std = (torch.tensor(v) for v in (self.observation.mean, self.observation.std))
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+
+    def encode(
+        self,
+        frames: NDArray[np.uint8],
+        states: NDArray[np.float32] | None = None,
+        visible: NDArray[np.int64] | None = None,
+        progress: Progress = silent,
+    ) -> NDArray[np.float32]:
+        """See `jepa_edge.export.families.base.Reference`."""
+        graph, latent = self._model.graphs["encoder"], self._model.latent
+        batch = 1 if latent.size >= _BIG_LATENT else _BATCH
         parts = []
-        with torch.inference_mode():
-            for start in range(0, len(flat), _BATCH):
-                progress("encoding frames with torch", start, len(flat))
-                batch = torch.from_numpy(flat[start : start + _BATCH])
-                pixels = (batch.to(torch.float32) / 255.0 - mean) / std
-                parts.append(self.model.encode(pixels.permute(0, 3, 1, 2)).numpy())
-        progress("encoding frames with torch", len(flat), len(flat))
-        return np.concatenate(parts).reshape(*frames.shape[:-3], 1, -1)
+        for start in range(0, len(frames), batch):
+            progress("encoding frames with torch", start, len(frames))
+            rows = slice(start, start + batch)
+            feeds: dict[str, NDArray[np.generic]] = {"frames": frames[rows]}
+            if states is not None:
+                feeds["states"] = states[rows]
+            if "visible" in graph.example:
+                feeds["visible"] = np.arange(latent.tokens) if visible is None else visible
+            parts.append(_run(graph, feeds))
+        progress("encoding frames with torch", len(frames), len(frames))
+        return np.concatenate(parts)
 
     def predict(
         self, history: NDArray[np.float32], actions: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Predict (B, 1, D) from history (B, T, 1, D) and actions (B, T, A) in raw units."""
-        return self.rollout(history, actions)[:, 0]
+        """See `jepa_edge.export.families.base.Reference`."""
+        graph = self._model.graphs["predictor"]
+        batch = 1 if self._model.latent.size >= _BIG_LATENT else len(history)
+        return np.concatenate(
+            [
+                _run(graph, {"history": history[i : i + batch], "actions": actions[i : i + batch]})
+                for i in range(0, len(history), batch)
+            ]
+        )
 
     def rollout(
         self, history: NDArray[np.float32], actions: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Roll out (B, H, 1, D) from history (B, T, 1, D) and actions (B, T - 1 + H, A)."""
-        mean, std = (
-            torch.tensor(v, dtype=torch.float32) for v in (self.action.mean, self.action.std)
-        )
-        with torch.inference_mode():
-            scored = (torch.from_numpy(actions) - mean) / std
-            out = self.model.rollout(torch.from_numpy(history).squeeze(2), scored)
-        return out.unsqueeze(2).numpy()
+        """See `jepa_edge.export.families.base.Reference`."""
+        return roll(self.predict, history, actions, self._model.history)
+
+    def predict_masked(
+        self,
+        context: NDArray[np.float32],
+        visible: NDArray[np.int64],
+        hidden: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """See `jepa_edge.export.families.base.Reference`."""
+        graph = self._model.graphs["mask_predictor"]
+        feeds = {"visible": visible, "hidden": hidden}
+        return np.concatenate([_run(graph, {"context": row[None], **feeds}) for row in context])
+
+
+def _run(graph: GraphModule, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+    tensors = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in graph.example]
+    with torch.inference_mode():
+        out: Tensor = graph.module(*tensors)
+    return out.numpy()

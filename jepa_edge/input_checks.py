@@ -90,24 +90,33 @@ def seconds(stamp: object) -> float:
         return math.nan
 
 
-def check_content(frame: object, action: object, manifest: Manifest) -> Reason:
-    """Return NON_FINITE, or nothing when frame and action fit the model; action may be None.
+def check_content(
+    frame: object, action: object, manifest: Manifest, state: object = None
+) -> Reason:
+    """Return NON_FINITE, or nothing when frame, action and state fit the model.
 
-    Raises InputError when a shape, a size or a type is not the model's.
+    action may be None. Raises InputError when a shape, a size or a type is not the model's.
     """
     pixels = _numeric(frame, "frame")
-    commands = None if action is None else _numeric(action, "action")
-    expected = (manifest.action.dim,)
-    if commands is not None and commands.shape != expected:
-        raise InputError(
-            f"action has shape {commands.shape}, expected {expected}: one block, flattened"
-        )
+    further = []
+    if action is not None:
+        further.append(_vector("action", action, manifest.require_action().dim))
+    if manifest.state is not None:
+        further.append(_vector("state", state, manifest.state.dim))
     if not np.isfinite(pixels).all():
         return Reason.NON_FINITE
     manifest.observation.check_frames(pixels[None])
-    if commands is not None and not finite_float32(commands):
+    if not all(finite_float32(values) for values in further):
         return Reason.NON_FINITE
     return Reason(0)
+
+
+def _vector(name: str, values: object, dim: int) -> NDArray[np.generic]:
+    numbers = _numeric(values, name)
+    if numbers.shape != (dim,):
+        what = "one block, flattened" if name == "action" else "the robot's own, raw"
+        raise InputError(f"{name} has shape {numbers.shape}, expected {(dim,)}: {what}")
+    return numbers
 
 
 def checked_plan(planned: object, dim: int) -> NDArray[np.float32]:

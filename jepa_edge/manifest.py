@@ -344,6 +344,16 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     files: dict[str, Sha256]
     sha256: str = ""
 
+    def require_action(self) -> ActionSpec:
+        """Return what an action is. Raises InputError in a model that takes none."""
+        if self.action is None:
+            raise InputError(
+                f"this {self.family} model takes no actions, so that nothing can be predicted "
+                "ahead, rolled out or planned with it; use a bundle with an action-conditioned "
+                "predictor"
+            )
+        return self.action
+
     def variant_sha256(self, variant: str) -> str:
         """Return the digest of the graphs that make a variant: what a calibration is bound to."""
         files = [
@@ -393,8 +403,8 @@ def parse_manifest(payload: bytes, where: str) -> Manifest:
         ) from error
     for path in manifest.files:
         _check_inside(path, where)
-    if REFERENCE_VARIANT not in manifest.variants:
-        raise BundleError(f"{where} has no variant {REFERENCE_VARIANT!r}; export the bundle again")
+    if not manifest.variants:
+        raise BundleError(f"{where} has no variant; export the bundle again")
     named: list[str | None] = []
     for variant in manifest.variants.values():
         for graph in variant.graphs.values():

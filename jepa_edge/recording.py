@@ -24,7 +24,7 @@ from jepa_edge.atomic import staged_directory
 from jepa_edge.bundle import sha256_file
 from jepa_edge.errors import InputError
 from jepa_edge.json_text import json_bytes
-from jepa_edge.manifest import ActionSpec, ObservationSpec
+from jepa_edge.manifest import ActionSpec, ObservationSpec, StateSpec
 
 INFO_NAME = "recording.json"
 _RATE_TOLERANCE = 0.01
@@ -48,9 +48,10 @@ _DAMAGED = (
 class RecordingInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all episodes of a recording share.
 
-    rate_hz: model steps (action blocks) per second. color: channel order of the frames.
-    action_dim: numbers per action block, environment steps in the block times action size.
-    state_names: names of the columns of the optional ground-truth state.
+    rate_hz: frames per second: model steps (action blocks), or camera frames for a model that takes
+    clips. color: channel order of the frames. action_dim: numbers per action block, environment
+    steps in the block times action size; 0 where no actions were recorded. state_names: names of
+    the columns of the optional ground-truth state.
     """
 
     rate_hz: float
@@ -65,7 +66,8 @@ class Episode:
     """One run: T actions between T + 1 frames; action t acts between frames t and t + 1.
 
     frames: (T + 1, H, W, 3) uint8. actions: (T, A) float32, raw units, blocks flattened.
-    stamps_s: (T + 1,) float64, seconds. state: (T + 1, S) float32 ground truth, or None.
+    stamps_s: (T + 1,) float64, seconds. state: (T + 1, G) float32 ground truth, or None.
+    robot_state: (T + 1, S) float32, raw, what the robot knew of itself, for a model that takes it.
     loss: (T + 1,) float32 in [0, 1], or None: what the user loses at each frame if the robot still
     acts on the model there.
     """
@@ -76,6 +78,7 @@ class Episode:
     stamps_s: NDArray[np.float64]
     state: NDArray[np.float32] | None = None
     loss: NDArray[np.float32] | None = None
+    robot_state: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         steps = self.actions.shape[0]
@@ -108,6 +111,18 @@ class Episode:
             raise InputError(f"episode {self.name}: actions hold NaN or infinity; drop the episode")
         if self.loss is not None:
             _check_loss(self.name, self.loss, steps + 1)
+        if self.robot_state is not None:
+            _check_robot_state(self.name, self.robot_state, steps + 1)
+
+
+def _check_robot_state(name: str, states: NDArray[np.float32], frames: int) -> None:
+    """Raise InputError unless states is (frames, S) float32 and finite."""
+    fits = states.dtype == np.float32 and states.ndim == 2 and len(states) == frames
+    if not fits or not np.isfinite(states).all():
+        raise InputError(
+            f"episode {name}: robot_state is {states.dtype} with shape {states.shape}, expected "
+            f"finite float32 ({frames}, S), one row per frame"
+        )
 
 
 def _check_loss(name: str, loss: NDArray[np.float32], frames: int) -> None:
@@ -168,6 +183,7 @@ class Recording:
                     stamps_s=arrays["stamps_s"],
                     state=arrays.get("state"),
                     loss=arrays.get("loss"),
+                    robot_state=arrays.get("robot_state"),
                 )
         except _DAMAGED as error:
             raise InputError(f"cannot read episode {file}: {error}; record it again") from error
@@ -179,10 +195,18 @@ class Recording:
         return episode
 
 
-def check_fits(recording: Recording, observation: ObservationSpec, action: ActionSpec) -> None:
-    """Raise InputError when a recording's color, actions, rate or frames are not the model's."""
+def check_fits(
+    recording: Recording,
+    observation: ObservationSpec,
+    action: ActionSpec | None,
+    state: StateSpec | None = None,
+) -> None:
+    """Raise InputError when a recording's color, actions, rate, frames or states do not fit.
+
+    action, state: None in a model that takes none; what was recorded of them is then not used.
+    """
     info, where = recording.info, recording.path
-    if info.action_dim != action.dim:
+    if action is not None and info.action_dim != action.dim:
         raise InputError(
             f"{where} has {info.action_dim} numbers per action block, the model takes "
             f"{action.dim}; record with the model's action block"
@@ -192,13 +216,22 @@ def check_fits(recording: Recording, observation: ObservationSpec, action: Actio
             f"{where} holds {info.color} frames, the model takes {observation.color}; "
             "convert the recording"
         )
-    if not math.isclose(info.rate_hz, observation.rate_hz, rel_tol=_RATE_TOLERANCE):
+    if not math.isclose(info.rate_hz, observation.camera_rate_hz, rel_tol=_RATE_TOLERANCE):
         raise InputError(
-            f"{where} was recorded at {info.rate_hz:g} Hz, the model steps at "
-            f"{observation.rate_hz:g} Hz; record at the model's rate"
+            f"{where} was recorded at {info.rate_hz:g} Hz, the model takes frames at "
+            f"{observation.camera_rate_hz:g} Hz; record at the model's rate"
         )
+    first = recording.load(0)
+    if state is not None:
+        have = None if first.robot_state is None else first.robot_state.shape[1]
+        if have != state.dim:
+            raise InputError(
+                f"{where} has {have or 'no'} numbers of robot_state per frame, the model takes "
+                f"{state.dim}; record the robot's own state beside the frames"
+            )
     try:
-        observation.check_frames(recording.load(0).frames)
+        picture = msgspec.structs.replace(observation, clip=None)
+        picture.check_frames(first.frames)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
@@ -230,6 +263,8 @@ class RecordingWriter:
             arrays["state"] = episode.state
         if episode.loss is not None:
             arrays["loss"] = episode.loss
+        if episode.robot_state is not None:
+            arrays["robot_state"] = episode.robot_state
         np.savez_compressed(self._staging / f"episode_{self._count:05d}.npz", **arrays)  # type: ignore[arg-type]
         self._count += 1
 

@@ -13,17 +13,24 @@ Predict = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float3
 
 
 def roll(
-    predict: Predict, history: NDArray[np.float32], actions: NDArray[np.float32]
+    predict: Predict,
+    history: NDArray[np.float32],
+    actions: NDArray[np.float32],
+    longest: int | None = None,
 ) -> NDArray[np.float32]:
     """Roll forward from histories (B, T, N, D): (B, H, N, D) float32.
 
     actions: (B, T - 1 + H, A) raw units, H of at least 1: the T - 1 taken between the history's
-    latents, then H future ones. The window slides by one latent per step.
+    latents, then H future ones. longest: the window grows to so many latents, then slides by one
+    per step; None keeps it at T.
     """
     steps = history.shape[1]
+    longest = steps if longest is None else longest
     window, predicted = history, []
-    for step in range(actions.shape[1] - steps + 1):
-        latent = predict(window, np.ascontiguousarray(actions[:, step : step + steps]))
+    for end in range(steps, actions.shape[1] + 1):
+        taken = np.ascontiguousarray(actions[:, end - window.shape[1] : end])
+        latent = predict(window, taken)
         predicted.append(latent)
-        window = np.concatenate([window[:, 1:], latent[:, None]], axis=1)
+        kept = window[:, max(0, window.shape[1] + 1 - longest) :]
+        window = np.concatenate([kept, latent[:, None]], axis=1)
     return np.stack(predicted, axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 from jepa_edge import _core
 from jepa_edge.backends import Backend, Graph
 from jepa_edge.bundle import Bundle
+from jepa_edge.clip import clips_of
 from jepa_edge.engine import PRECISIONS, Precision, RolloutEngine, fastest_precisions
 from jepa_edge.errors import BundleError, InputError
 from jepa_edge.golden import Golden
 from jepa_edge.manifest import Manifest, calibration_name
+from jepa_edge.masked import MaskedEnergy
 from jepa_edge.metrics import sqnr_db
 from jepa_edge.rollout import roll
 
@@ -31,18 +34,26 @@ _ENGINE_PRECISION: dict[str, Precision] = {"fp32": "float32", "int8": "int8"}
 _SQNR_MARGIN_DB = 6.0
 # Above this ratio float32 rounding alone explains any difference.
 _SQNR_CEILING_DB = 70.0
+# Stands for equality in what is told.
+_SQNR_EXACT_DB = 200.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenReplay:
-    """What replaying the golden inputs on this machine gave. Times are medians at batch 1."""
+    """What replaying the golden inputs on this machine gave.
+
+    sqnr_db: by graph. time_ms: by graph, medians at batch 1.
+    """
 
     variant: str
-    encoder_sqnr_db: float
-    predictor_sqnr_db: float
-    encoder_ms: float
-    predictor_ms: float
+    sqnr_db: dict[str, float]
+    time_ms: dict[str, float]
     passed: bool
+
+    def told(self) -> str:
+        """All graphs in one line."""
+        parts = [f"{name} {db:.1f} dB" for name, db in self.sqnr_db.items()]
+        return f"{self.variant} ({', '.join(parts)})"
 
 
 class WorldModel:
@@ -65,16 +76,43 @@ class WorldModel:
         self._predictors: dict[Precision, _core.Predictor] = {}
         self._own_engine: RolloutEngine | None = None
         self._own_engine_known = False
-        self._encoder = _load(bundle, spec.encoder.file, backend, {"frames"})
-        noise = bundle.manifest.noise
+        manifest = bundle.manifest
+        noise = manifest.noise
         self.z_dim = 0 if isinstance(noise, msgspec.UnsetType) else noise.dim
-        inputs = {"history", "actions", *(["z"] if self.z_dim else [])}
-        self._predictor = _load(bundle, spec.predictor.file, backend, inputs)
+        self._backend = backend
+        further = [
+            *(["states"] if manifest.state else []),
+            *(["visible"] if manifest.masks else []),
+        ]
+        self._encoder = _load(bundle, spec.encoder.file, backend, {"frames", *further})
+        self._all_tokens = np.arange(manifest.latent.tokens)
+        self._predictor: Graph | None = None
+        if spec.predictor is not None:
+            inputs = {"history", "actions", *(["z"] if self.z_dim else [])}
+            self._predictor = _load(bundle, spec.predictor.file, backend, inputs)
+        self._masked: MaskedEnergy | None = None
+        if spec.mask_predictor is not None and manifest.masks is not None:
+            inputs = {"context", "visible", "hidden"}
+            graph = _load(bundle, spec.mask_predictor.file, backend, inputs)
+            masks = bundle.file(manifest.masks.file)
+            self._masked = MaskedEnergy.load(masks, manifest.masks, manifest.latent, graph)
 
     @property
     def manifest(self) -> Manifest:
         """The bundle's manifest."""
         return self.bundle.manifest
+
+    @property
+    def takes_actions(self) -> bool:
+        """Whether the model predicts what an action does; else it only encodes."""
+        return self.manifest.action is not None
+
+    def load_graph(self, file: str, inputs: set[str]) -> Graph:
+        """Load another graph of the bundle with this model's backend.
+
+        Raises BundleError when the bundle lists no such file or it takes other inputs.
+        """
+        return _load(self.bundle, file, self._backend, inputs)
 
     @classmethod
     def load(
@@ -112,34 +150,79 @@ class WorldModel:
         replays = [model.replay_golden(golden) for model in models]
         passing = [index for index, replay in enumerate(replays) if replay.passed]
         if not passing:
-            told = ", ".join(
-                f"{r.variant} (encoder {r.encoder_sqnr_db:.1f} dB, "
-                f"predictor {r.predictor_sqnr_db:.1f} dB)"
-                for r in replays
-            )
+            told = ", ".join(replay.told() for replay in replays)
             raise BundleError(
                 f"{bundle.path}: no variant reproduces the golden outputs here: {told}; "
                 "export again on this kind of machine"
             )
-        best = min(passing, key=lambda i: replays[i].encoder_ms + replays[i].predictor_ms)
+        best = min(passing, key=lambda i: sum(replays[i].time_ms.values()))
         chosen = replays[best]
         logger.info(
-            "variant %s on %s: encode %.2f ms, predict %.2f ms, golden outputs pass (%s)",
+            "variant %s on %s: %s, golden outputs pass (%s)",
             chosen.variant,
             backend.name,
-            chosen.encoder_ms,
-            chosen.predictor_ms,
+            ", ".join(f"{name} {time_ms:.2f} ms" for name, time_ms in chosen.time_ms.items()),
             "fastest of " + ", ".join(names) if len(names) > 1 else "as asked",
         )
         return models[best]
 
-    def encode(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode frames (B, H, W, 3) uint8 into latents (B, N, D) float32.
+    def encode(
+        self, frames: NDArray[np.uint8], states: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Encode frames (B, H, W, 3), or clips (B, F, H, W, 3), uint8 into latents (B, N, D).
 
-        Raises InputError when the frames' shape or dtype is not the manifest's.
+        states: (B, S) float32 raw, the robot's own state at each frame, of a model that takes one.
+        Raises InputError when a shape or dtype is not the manifest's.
         """
-        self.manifest.observation.check_frames(frames)
-        return self._encoder({"frames": frames})
+        feeds = self._encoder_feeds(frames, states)
+        if self._masked is not None:
+            feeds["visible"] = self._all_tokens
+        return self._encoder(feeds)
+
+    def masked_energy(
+        self,
+        frames: NDArray[np.uint8],
+        latents: NDArray[np.float32] | None = None,
+        states: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """How badly each token is predicted from frames in which it is hidden: (B, N) float32.
+
+        NaN where no pattern hides a token. latents: of these frames, if they are at hand. Costs one
+        encoding of the visible part per pattern (`manifest.masks`).
+        Raises InputError when the model has no mask predictor, or a shape is not the manifest's.
+        """
+        if self._masked is None:
+            raise InputError(
+                f"{self.bundle.path} has no mask predictor; export a checkpoint that holds one"
+            )
+        feeds = self._encoder_feeds(frames, states)
+        if latents is None:
+            latents = self.encode(frames, states)
+        return self._masked(latents, lambda visible: self._encoder({**feeds, "visible": visible}))
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether `masked_energy` can be computed."""
+        return self._masked is not None
+
+    def _encoder_feeds(
+        self, frames: NDArray[np.uint8], states: NDArray[np.float32] | None
+    ) -> dict[str, NDArray[np.generic]]:
+        manifest = self.manifest
+        manifest.observation.check_frames(frames)
+        feeds: dict[str, NDArray[np.generic]] = {"frames": frames}
+        if manifest.state is not None:
+            expected = (len(frames), manifest.state.dim)
+            if states is None or states.shape != expected:
+                raise InputError(
+                    f"states is {None if states is None else states.shape}, expected {expected}: "
+                    "the robot's own state at each frame "
+                    f"({', '.join(manifest.state.names) or 'raw units'})"
+                )
+            feeds["states"] = np.asarray(states, np.float32)
+        elif states is not None:
+            raise InputError("states were given, but this model takes none; leave them out")
+        return feeds
 
     def predict(
         self,
@@ -149,18 +232,16 @@ class WorldModel:
     ) -> NDArray[np.float32]:
         """Predict the next latent (B, N, D).
 
-        history (B, T, N, D), oldest first, T = manifest.history. actions (B, T, A) raw units:
-        actions[:, t] is taken at history[:, t]. z (B, z_dim) float32, of a model that has a latent
-        variable of its own; None for 0, its mean prediction. Raises InputError on any other shape.
+        history (B, T, N, D), oldest first, T = manifest.history, or from min_history on where the
+        manifest has one. actions (B, T, A) raw units: actions[:, t] is taken at history[:, t].
+        z (B, z_dim) float32, of a model that has a latent variable of its own; None for 0, its mean
+        prediction. Raises InputError on any other shape, and in a model without actions.
         """
-        manifest = self.manifest
-        latent = (manifest.history, manifest.latent.tokens, manifest.latent.dim)
-        if history.ndim != 4 or history.shape[1:] != latent:
-            raise InputError(f"history has shape {history.shape}, expected (B, {latent})")
-        if actions.shape != (len(history), manifest.history, manifest.action.dim):
+        steps = self._window(history)
+        expected = (len(history), steps, self.manifest.require_action().dim)
+        if self._predictor is None or actions.shape != expected:
             raise InputError(
-                f"actions have shape {actions.shape}, expected "
-                f"{(len(history), manifest.history, manifest.action.dim)}: (B, history, action dim)"
+                f"actions have shape {actions.shape}, expected {expected}: (B, history, action dim)"
             )
         feeds = {"history": history, "actions": actions}
         if z is not None and (not self.z_dim or z.shape != (len(history), self.z_dim)):
@@ -182,26 +263,38 @@ class WorldModel:
         precision where the bundle offers that, else step by step by the variant's graph.
         Raises InputError on any other shape, and from the engine when a number is not finite.
         """
-        manifest = self.manifest
-        steps = manifest.history
-        latent = (steps, manifest.latent.tokens, manifest.latent.dim)
-        if history.ndim != 4 or history.shape[1:] != latent:
-            raise InputError(f"history has shape {history.shape}, expected (B, {latent})")
+        action = self.manifest.require_action()
+        steps = self._window(history)
         if (
             actions.ndim != 3
             or len(actions) != len(history)
             or actions.shape[1] < steps
-            or actions.shape[2] != manifest.action.dim
+            or actions.shape[2] != action.dim
         ):
             raise InputError(
                 f"actions have shape {actions.shape}, expected ({len(history)}, {steps} or more, "
-                f"{manifest.action.dim}): {steps - 1} past blocks and one or more future ones"
+                f"{action.dim}): {steps - 1} past blocks and one or more future ones"
             )
         engine = self.own_engine()
         if engine is None:
-            return roll(self.predict, np.ascontiguousarray(history, np.float32), actions)
+            history = np.ascontiguousarray(history, np.float32)
+            return roll(self.predict, history, actions, self.manifest.history)
         past = steps - 1
         return engine.rollout(history, actions[:, :past], actions[:, past:])
+
+    def _window(self, history: NDArray[np.float32]) -> int:
+        """Return how many latents a history holds. Raises InputError where that does not fit."""
+        manifest = self.manifest
+        manifest.require_action()
+        longest, latent = manifest.history, (manifest.latent.tokens, manifest.latent.dim)
+        shortest = manifest.min_history or longest
+        steps = history.shape[1] if history.ndim == 4 else 0
+        if not shortest <= steps <= longest or history.shape[2:] != latent:
+            told = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
+            raise InputError(
+                f"history has shape {history.shape}, expected (B, {told}, {latent[0]}, {latent[1]})"
+            )
+        return steps
 
     def own_engine(self) -> RolloutEngine | None:
         """Return the rollout engine in the variant's own precision, None where there is none.
@@ -281,49 +374,78 @@ class WorldModel:
 
     def _replay_engine(self, engine: RolloutEngine) -> float:
         golden = Golden.read(self.bundle)
+        assert golden.history is not None
+        assert golden.actions is not None
+        assert golden.predictions is not None
         past, actions = golden.actions[:, :-1], golden.actions[:, -1:]
         return sqnr_db(golden.predictions, engine.rollout(golden.history, past, actions)[:, 0])
 
+    def _golden_calls(self, golden: Golden) -> dict[str, tuple[NDArray[np.float32], _Call]]:
+        """What each graph must give for the golden inputs, and how it is asked."""
+        states, masked = golden.states, self._masked
+        calls: dict[str, tuple[NDArray[np.float32], _Call]] = {
+            "encoder": (
+                golden.latents,
+                lambda rows: self.encode(
+                    golden.frames[rows], None if states is None else states[rows]
+                ),
+            )
+        }
+        history, actions, context = golden.history, golden.actions, golden.context
+        if golden.predictions is not None and history is not None and actions is not None:
+            calls["predictor"] = (
+                golden.predictions,
+                lambda rows: self.predict(history[rows], actions[rows]),
+            )
+        if golden.masked is not None and context is not None and masked is not None:
+            calls["mask_predictor"] = (
+                golden.masked,
+                lambda rows: masked.predict_first(context[rows]),
+            )
+        return calls
+
     def replay_golden(self, golden: Golden, repeats: int = 5) -> GoldenReplay:
         """Run the bundle's golden inputs and compare with the reference outputs."""
-        spec = self.manifest.variants[self.variant]
-        encoder_db = sqnr_db(golden.latents, self.encode(golden.frames))
-        predictor_db = sqnr_db(golden.predictions, self.predict(golden.history, golden.actions))
-        passed = all(
-            measured >= _required_db(exported)
-            for measured, exported in (
-                (encoder_db, spec.encoder.sqnr_db),
-                (predictor_db, spec.predictor.sqnr_db),
-            )
-        )
-        encode_ms, predict_ms = [], []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            self.encode(golden.frames[:1])
-            middle = time.perf_counter()
-            self.predict(golden.history[:1], golden.actions[:1])
-            encode_ms.append(1e3 * (middle - start))
-            predict_ms.append(1e3 * (time.perf_counter() - middle))
-        return GoldenReplay(
-            variant=self.variant,
-            encoder_sqnr_db=encoder_db,
-            predictor_sqnr_db=predictor_db,
-            encoder_ms=float(np.median(encode_ms)),
-            predictor_ms=float(np.median(predict_ms)),
-            passed=passed,
-        )
+        calls = self._golden_calls(golden)
+        measured, times_ms, passed = {}, {}, True
+        for name, graph in self.manifest.variants[self.variant].graphs.items():
+            expected, call = calls[name]
+            measured[name] = min(sqnr_db(expected, call(slice(None))), _SQNR_EXACT_DB)
+            passed &= measured[name] >= _required_db(graph.sqnr_db)
+            spent = []
+            for _ in range(repeats):
+                start = time.perf_counter()
+                call(slice(1))
+                spent.append(1e3 * (time.perf_counter() - start))
+            times_ms[name] = float(np.median(spent))
+        return GoldenReplay(variant=self.variant, sqnr_db=measured, time_ms=times_ms, passed=passed)
+
+
+_Call = Callable[[slice], NDArray[np.float32]]
 
 
 def _required_db(exported: float) -> float:
     return min(exported, _SQNR_CEILING_DB) - _SQNR_MARGIN_DB
 
 
-def encode_frames(model: WorldModel, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Encode the frames of a run, (T + 1, H, W, 3) uint8, in batches: (T + 1, N, D) float32."""
-    parts = [
-        model.encode(np.ascontiguousarray(frames[start : start + _ENCODE_BATCH]))
-        for start in range(0, len(frames), _ENCODE_BATCH)
-    ]
+def encode_frames(
+    model: WorldModel,
+    frames: NDArray[np.uint8],
+    states: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Encode the camera frames of a run, (T + 1, H, W, 3) uint8, in batches: (S, N, D) float32.
+
+    states: (T + 1, S) float32 of a model that takes them. S is T + 1, or the number of clips that
+    the frames hold, of a model that takes clips.
+    """
+    clip = model.manifest.observation.clip
+    if clip is not None:
+        return np.concatenate([model.encode(part[None]) for _, part in clips_of(frames, clip)])
+    parts = []
+    for start in range(0, len(frames), _ENCODE_BATCH):
+        rows = slice(start, start + _ENCODE_BATCH)
+        some = None if states is None else states[rows]
+        parts.append(model.encode(np.ascontiguousarray(frames[rows]), some))
     return np.concatenate(parts)
 
 

@@ -24,7 +24,7 @@ from jepa_edge.calibration_file import (
     Radius,
     Thresholds,
 )
-from jepa_edge.channels import CHANNELS, LONG, Observer, Whitener, first_step
+from jepa_edge.channels import CHANNELS, LONG, Observer, Whitener, available, first_step
 from jepa_edge.density import FLOW_STEPS, Flow
 from jepa_edge.drift import DriftReference
 from jepa_edge.errors import CalibrationError, InputError
@@ -99,7 +99,7 @@ def make_calibration(bundle: Bundle, heads: bytes) -> Calibration:
         data_sha256="0" * 64,
         channels=tuple(
             ChannelScale(name=c.name, center=0.1, high=5.0, low=4.0 if c.low_tail else None)
-            for c in CHANNELS
+            for c in available(bundle.manifest)
         ),
         thresholds=Thresholds(
             caution=1.0,
@@ -168,9 +168,12 @@ def test_streaming_gives_what_the_batch_gives(monitor: Monitor) -> None:
     assert np.isnan(expected[:first]).all()
     absent = np.isneginf(expected)
     names = [CHANNELS[c].name for c in np.flatnonzero(absent.any(axis=0))]
-    assert names == ["innovation_long", "spread"]
+    local = ["innovation_local", "innovation_local_mean"]  # of one token there is no local energy
+    assert names == ["innovation_long", "spread", *local]
     assert absent[first : first + LONG - 1, [1, 6]].all()
-    assert not absent[first + LONG - 1 :].any()
+    there = [index for index, channel in enumerate(CHANNELS) if channel.name not in local]
+    assert not absent[first + LONG - 1 :, there].any()
+    assert absent[first:, 8].all()
 
 
 def test_reset_forgets_the_episode(monitor: Monitor) -> None:
@@ -519,7 +522,7 @@ def test_a_calibration_for_other_actions_is_refused(linear_bundle: Path) -> None
 @pytest.mark.parametrize(
     ("path", "value", "match"),
     [
-        ("schema_version", 99, "schema_version is 99, this jepa-edge reads 2"),
+        ("schema_version", 99, "schema_version is 99, this jepa-edge reads 3"),
         ("thresholds.nominal", [], "nominal holds 0 scores"),
         ("thresholds.nominal", [2.0, 1.0], "expected one or more, ascending"),
         ("thresholds.reject", 0.5, "reject is 0.5, expected caution 1 or more"),

@@ -28,6 +28,9 @@ OFF: dict[str, Any] = {
     "radius": (),
     "world_mean": (),
     "world_whiten": (),
+    "distance": "l2",
+    "energy_tokens": 0,
+    "energy_dim": 0,
 }
 
 
@@ -54,7 +57,12 @@ def _expected(latents: Array, goals: Array, options: dict[str, Any]) -> Array:
             result.append(math.inf)
             continue
         steps = futures[:, max(0, trusted - options["goal_steps"]) : trusted]
-        distances = ((steps[:, :, None] - goals) ** 2).sum(axis=(3, 4)).min(axis=2).mean(axis=1)
+        tokens, channels = options["energy_tokens"] or None, options["energy_dim"] or None
+        apart = (steps[:, :, None] - goals)[..., :tokens, :channels]
+        if options["distance"] == "l1":
+            distances = np.abs(apart).mean(axis=(3, 4)).min(axis=2).mean(axis=1)
+        else:
+            distances = (apart**2).sum(axis=(3, 4)).min(axis=2).mean(axis=1)
         if options["risk"] == "mean":
             energy = distances.mean()
         elif options["risk"] == "mean_plus_std":
@@ -88,6 +96,9 @@ def test_energies_are_the_formula(data: st.DataObject) -> None:
         "risk": data.draw(st.sampled_from(["mean", "mean_plus_std", "cvar"])),
         "kappa": data.draw(st.floats(0.0, 5.0)),
         "alpha": data.draw(st.sampled_from([0.05, 0.1, 0.3, 0.5, 1.0])),
+        "distance": data.draw(st.sampled_from(["l2", "l1"])),
+        "energy_tokens": data.draw(st.integers(0, N)),
+        "energy_dim": data.draw(st.integers(0, D)),
     }
     if data.draw(st.booleans()):
         options["world_weight"] = data.draw(st.floats(0.1, 5.0))

@@ -17,6 +17,7 @@ from jepa_edge.channels import Whitener
 from jepa_edge.engine import RolloutEngine
 from jepa_edge.errors import InputError
 from jepa_edge.latent_variable import LatentVariable
+from jepa_edge.manifest import LatentSpec
 from jepa_edge.mlp import MLP
 from jepa_edge.planner import NoTrustedPlanError, Planner, PlannerConfig, RiskConfig, goal_energy
 
@@ -48,12 +49,17 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
         low=(),
         high=(),
     )
-    latent = SimpleNamespace(tokens=SIZES.tokens, dim=SIZES.latent_dim)
+    latent = LatentSpec(tokens=SIZES.tokens, dim=SIZES.latent_dim)
 
     def make(threads: int = 1) -> Any:
         engine = RolloutEngine.load(path, threads=threads)
         return SimpleNamespace(
-            manifest=SimpleNamespace(action=spec, latent=latent, history=SIZES.window),
+            manifest=SimpleNamespace(
+                require_action=lambda: spec,
+                latent=latent,
+                history=SIZES.window,
+                min_history=None,
+            ),
             engine=lambda candidates, horizon, samples=1, precision=None: engine,
             rolled=engine,
         )

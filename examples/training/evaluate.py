@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jepa_edge.export.checkpoint import load_checkpoint
+from jepa_edge.export.families.lewm_checkpoint import load_checkpoint
 from jepa_edge.export.families.lewm import LeWM
 from training.data import Runs, load_runs, normalize_frames
 from training.task import Task

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jepa_edge.export.checkpoint import save_checkpoint
+from jepa_edge.export.families.lewm_checkpoint import save_checkpoint
 from jepa_edge.export.families.lewm import LeWM
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 from jepa_edge.sim import make_simulator

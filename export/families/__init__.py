@@ -1,2 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model families: each maps an upstream checkpoint onto our own torch module."""
+"""Model families: which there are, and whose a checkpoint is."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from jepa_edge.errors import CheckpointError, InputError
+from jepa_edge.export.families.base import Family
+
+_SHIPPED = {
+    "lewm": "lewm_family:LeWMFamily",
+}
+"""Where each family of ours lives; imported when it is first needed."""
+
+ENTRY_POINTS = "jepa_edge.families"
+
+_registered: dict[str, Family] = {}
+_SHOWN = 5
+
+
+def register_family(family: Family) -> None:
+    """Add a family of your own: `jepa-edge export` then knows its checkpoints.
+
+    It has to be registered in the process that exports: call it in a script before `export_bundle`.
+    For the command line, let your package declare the family as an entry point of the group
+    "jepa_edge.families" (a class without arguments). A family of the same name is replaced.
+    Raises InputError when it lacks a name, `matches` or `load`.
+    """
+    name = getattr(family, "name", None)
+    if (
+        not isinstance(name, str)
+        or not name
+        or not name.replace("_", "").replace("-", "").isalnum()
+    ):
+        raise InputError(f"the family's name is {name!r}, expected letters, digits, '-' and '_'")
+    for method in ("matches", "load"):
+        if not callable(getattr(family, method, None)):
+            raise InputError(
+                f"family {name!r} has no method {method}; see jepa_edge.export.families.base.Family"
+            )
+    _registered[name] = family
+
+
+def families() -> dict[str, Family]:
+    """Return every family by name: registered ones, installed packages', then our own."""
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if entry.name not in _registered:
+            register_family(entry.load()())
+    shipped = {name: _shipped(where) for name, where in _SHIPPED.items() if name not in _registered}
+    return {**_registered, **shipped}
+
+
+def find_family(
+    names: Collection[str], config: Mapping[str, Any], where: str, wanted: str | None = None
+) -> Family:
+    """Return the family of a checkpoint, by its tensors' names and its config.
+
+    wanted: a family's name, where the user gave it. where: what messages call the checkpoint.
+    Raises CheckpointError when it is no family's, or several could take it; InputError for a name
+    that there is not.
+    """
+    known = families()
+    if wanted is not None:
+        if wanted not in known:
+            raise InputError(f"family is {wanted!r}, expected one of {', '.join(known)}")
+        return known[wanted]
+    stated = config.get("family")
+    if isinstance(stated, str) and stated in known:
+        return known[stated]
+    found = [family for family in known.values() if family.matches(names, config)]
+    if len(found) == 1:
+        return found[0]
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    if found:
+        raise CheckpointError(
+            f"{where} could be of the families {', '.join(f.name for f in found)} (its tensors: "
+            f"{shown}, ...); pass --family"
+        )
+    raise CheckpointError(
+        f"{where} is of no family that jepa-edge knows ({', '.join(known)}); its tensors: {shown}, "
+        "... Pass --family if it is one of these under other names, register your own "
+        "(jepa_edge.export.register_family), or bring ONNX files (jepa-edge import-onnx)"
+    )
+
+
+def _shipped(where: str) -> Family:
+    module, name = where.split(":")
+    family: Family = getattr(importlib.import_module(f"{__name__}.{module}"), name)()
+    return family

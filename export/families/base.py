@@ -8,7 +8,7 @@ graphs have the same inputs and outputs in every family, and the manifest says t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_edge.manifest import ActionSpec, LatentSpec, NoiseSpec, ObservationSpec, StateSpec
+from jepa_edge.progress import Progress, silent
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +63,51 @@ class Masks:
     distance: str
 
 
+class Reference(Protocol):
+    """What torch gives for the run-time's inputs. Shapes as of `GraphModule`, in numpy."""
+
+    z_dim: int
+
+    def encode(
+        self,
+        frames: NDArray[np.uint8],
+        states: NDArray[np.float32] | None = None,
+        visible: NDArray[np.int64] | None = None,
+        progress: Progress = silent,
+    ) -> NDArray[np.float32]:
+        """Encode frames (B, *frame shape) into latents (B, N, D), or (B, V, D) of some tokens."""
+
+    def predict(
+        self, history: NDArray[np.float32], actions: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Predict (B, N, D) from history (B, T, N, D) and actions (B, T, A) in raw units, z = 0."""
+
+    def rollout(
+        self, history: NDArray[np.float32], actions: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Roll out (B, H, N, D) from history (B, T, N, D) and actions (B, T - 1 + H, A)."""
+
+    def predict_masked(
+        self,
+        context: NDArray[np.float32],
+        visible: NDArray[np.int64],
+        hidden: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Predict hidden tokens (B, M, D) from visible ones (B, V, D)."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A checkpoint in memory: what the manifest will say, and the torch modules of its graphs.
 
     graphs: by name, those that the model has. assumed: dotted names, such as "action.mean", of
     what neither the checkpoint nor the --spec file said, so that a default stands in.
+
+    Only where a family can do better than its graphs as they are: reference: torch's answers from
+    the module before it was rewritten. prepare: is given calibration frames (B, H, W, 3) before the
+    export, and may shift constants between layers. write_engine: stores the predictor for the C++
+    core. newest_tubelet_error: relative RMS error of encoding the newest tubelet alone, of clips
+    (B, F, H, W, 3) uint8.
     """
 
     family: str
@@ -81,19 +121,26 @@ class LoadedModel:
     masks: Masks | None = None
     graphs: dict[str, GraphModule]
     assumed: tuple[str, ...] = ()
+    reference: Reference | None = None
+    prepare: Callable[[NDArray[np.uint8]], None] | None = None
+    write_engine: Callable[[Path], None] | None = None
+    newest_tubelet_error: Callable[[NDArray[np.uint8]], float] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A checkpoint's files as a family meets them.
 
-    path: as the user gave it. tensors: by name, nested dicts joined by "."; read them, do not
+    path: as the user gave it. weights: the file that the tensors came from. sha256: of that file,
+    for the bundle's provenance. tensors: by name, nested dicts joined by "."; read them, do not
     write into them: they may be mapped from the file. config: config.json beside the weights as
     decoded, {} without one. spec: the user's --spec file, {} without one; its sections "model",
     "observation", "action", "state" override what the checkpoint says.
     """
 
     path: Path
+    weights: Path
+    sha256: str
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
     spec: Mapping[str, dict[str, Any]]

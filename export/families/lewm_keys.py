@@ -10,7 +10,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -57,6 +57,12 @@ _SIGNATURES = (
     ("a transformers ViT or I-JEPA", r"(^|\.)embeddings\.patch_embeddings\."),
 )
 """How other families' state dicts can be told, most particular first: only for the message."""
+
+
+def is_lewm(names: Collection[str]) -> bool:
+    """Whether names of tensors hold a LeWorldModel's own, under any prefix of a wrapper."""
+    plain = [name.replace("_orig_mod.", "") for name in names]
+    return sum(any(f".{name}".endswith(f".{anchor}") for name in plain) for anchor in _ANCHORS) >= 2
 
 
 def canonical_keys(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

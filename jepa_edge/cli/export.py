@@ -21,7 +21,8 @@ Examples:
 CHECKPOINT is a directory or file in one of these layouts:
   config.json + model.safetensors     ours
   config.json + weights.pt            as LeWorldModel is released
-  *_weight.ckpt, *.safetensors        a bare state dict
+  config.json + *.safetensors         transformers: V-JEPA 2, I-JEPA; shards too
+  *.pt, *.pth.tar, *.ckpt             V-JEPA 2, 2.1, 2-AC, I-JEPA, DINO-WM, JEPA-WM
 Pickled modules (*_object.ckpt) are refused; the message says how to convert them.
 
 \b
@@ -34,17 +35,22 @@ Exit codes: 0 done; 2 bad input or a budget that cannot be met, the old bundle i
 @click.option("--out", type=BUNDLE, required=True, metavar="NAME.jepa", help="Bundle to write.")
 @click.option(
     "--precision",
-    default="fp32,int8",
-    show_default=True,
     metavar="LIST",
-    help="Comma-separated: fp32 (always included), fp16, int8.",
+    help="Comma-separated: fp32 (always included), fp16, int8; int8w and int4w store weights in 8 "
+    "and 4 bits and compute in float.  [default: fp32,int8, or fp32 without --calibration-data]",
 )
 @click.option(
     "--calibration-data",
     type=BUNDLE,
-    required=True,
     metavar="DIR",
-    help="Recording: some episodes set the int8 scales, others check every variant.",
+    help="Recording: some episodes set the int8 scales, others check every variant. Without one, "
+    "drawn pictures check whether the graphs are right, and there is no int8.",
+)
+@click.option(
+    "--family", metavar="NAME", help="Family of the checkpoint.  [default: told by its tensors]"
+)
+@click.option(
+    "--no-fp32", is_flag=True, help="Leave fp32 out of the bundle: for models of gigabytes."
 )
 @click.option(
     "--max-latent-error",
@@ -59,7 +65,8 @@ Exit codes: 0 done; 2 bad input or a budget that cannot be met, the old bundle i
     "--spec",
     type=BUNDLE,
     metavar="FILE",
-    help="JSON or TOML: observation and action of a checkpoint that does not state them.",
+    help="JSON or TOML: model, observation, action and state of a checkpoint that does not state "
+    "them (docs/families.md).",
 )
 @click.option(
     "--seed", type=SEED, default=0, show_default=True, help="Seed of every random choice."
@@ -68,8 +75,10 @@ Exit codes: 0 done; 2 bad input or a budget that cannot be met, the old bundle i
 def command(
     checkpoint: Path,
     out: Path,
-    precision: str,
-    calibration_data: Path,
+    precision: str | None,
+    calibration_data: Path | None,
+    family: str | None,
+    no_fp32: bool,
     max_latent_error: float,
     calibration_frames: int,
     spec: Path | None,
@@ -81,9 +90,13 @@ def command(
         from jepa_edge.export.exporter import export_bundle
         from jepa_edge.export.options import ExportOptions
 
+    if precision is None:
+        precision = "fp32" if calibration_data is None else "fp32,int8"
     options = ExportOptions(
         precisions=tuple(name.strip() for name in precision.split(",") if name.strip()),
         calibration_data=calibration_data,
+        family=family,
+        keep_fp32=not no_fp32,
         max_latent_error=max_latent_error,
         calibration_frames=calibration_frames,
         spec=spec,
@@ -97,9 +110,9 @@ def command(
         return
     click.echo(f"{out}: {report.family}")
     for variant in report.variants:
-        for part in (variant.encoder, variant.predictor):
+        for part in variant.graphs:
             click.echo(
-                f"  {variant.precision:<6}{part.part:<10} {part.size_bytes / 1e6:7.2f} MB  "
+                f"  {variant.precision:<6}{part.part:<15} {part.size_bytes / 1e6:7.2f} MB  "
                 f"{part.latency_ms:7.2f} ms  SQNR {part.sqnr_db:6.1f} dB  "
                 f"centered cosine {part.centered_cosine:.5f}"
             )

@@ -49,20 +49,35 @@ def command(bundle: Path, replay: bool, as_json: bool) -> None:
         f"  observation  {observation.height} x {observation.width} {observation.color} uint8 "
         f"at {observation.rate_hz:g} Hz"
     )
-    click.echo(f"  action       {action.dim} numbers per block of {action.block}, {action.units}")
+    if observation.clip is not None:
+        clip = observation.clip
+        click.echo(
+            f"  clip         {clip.frames} frames, tubelet {clip.tubelet}, stride {clip.stride}, "
+            f"hop {clip.hop}: camera at {observation.camera_rate_hz:g} Hz"
+        )
+    if action is not None:
+        units = f", {action.units}" if action.units else ""
+        click.echo(f"  action       {action.dim} numbers per block of {action.block}{units}")
+    if manifest.state is not None:
+        click.echo(
+            f"  state        {manifest.state.dim} numbers of the robot, {manifest.state.units}"
+        )
     click.echo(f"  latent       {manifest.latent.tokens} x {manifest.latent.dim}")
-    click.echo(f"  history      {manifest.history} frames")
+    if action is not None:
+        click.echo(f"  history      {manifest.history} frames")
+    if manifest.text is not None:
+        click.echo(f"  labels       {len(manifest.text.labels)}")
     for name, variant in manifest.variants.items():
         calibrated = calibration_name(name) in manifest.files
-        size_mb = (variant.encoder.size_bytes + variant.predictor.size_bytes) / 1e6
+        size_mb = sum(graph.size_bytes for graph in variant.graphs.values()) / 1e6
         line = f"  {name:<12} {size_mb:.2f} MB, {'' if calibrated else 'not '}calibrated"
         if name in replays:
             done = replays[name]
-            line += (
-                f", golden {'pass' if done.passed else 'FAIL'}: "
-                f"encode {done.encoder_ms:.2f} ms {done.encoder_sqnr_db:.1f} dB, "
-                f"predict {done.predictor_ms:.2f} ms {done.predictor_sqnr_db:.1f} dB"
+            told = ", ".join(
+                f"{part} {done.time_ms[part]:.2f} ms {done.sqnr_db[part]:.1f} dB"
+                for part in done.time_ms
             )
+            line += f", golden {'pass' if done.passed else 'FAIL'}: {told}"
         click.echo(line)
     provenance = msgspec.to_builtins(manifest.provenance)
     # A foreign bundle's text must not reach the terminal raw.

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from jepa_edge.export.families.lewm import LeWM, LeWMConfig
-from jepa_edge.export.graphs import EncoderGraph, PredictorGraph
-from jepa_edge.export.onnx_export import export_encoder, export_predictor
+from jepa_edge.export.families.lewm_family import lewm_model
+from jepa_edge.export.onnx_export import export_graph
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
 
@@ -210,8 +210,5 @@ def export_onnx(
     export_model: LeWM, export_specs: tuple[ObservationSpec, ActionSpec]
 ) -> dict[str, Any]:
     """Encoder and predictor of `export_model` as ModelProtos; copy before editing."""
-    observation, action = export_specs
-    return {
-        "encoder": export_encoder(EncoderGraph(export_model, observation.mean, observation.std)),
-        "predictor": export_predictor(PredictorGraph(export_model, action.mean, action.std)),
-    }
+    model = lewm_model(export_model, *export_specs)
+    return {name: export_graph(graph) for name, graph in model.graphs.items()}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_edge.errors import CheckpointError
-from jepa_edge.export.checkpoint import (
+from jepa_edge.export.families.lewm_checkpoint import (
     CheckpointConfig,
     default_action,
     default_observation,

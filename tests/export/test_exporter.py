@@ -20,10 +20,12 @@ from safetensors.numpy import load_file, save_file
 
 from jepa_edge.bundle import Bundle, seal, sha256_file, staged_bundle
 from jepa_edge.errors import BundleError, ExportError, InputError, JepaEdgeError
-from jepa_edge.export import exporter
-from jepa_edge.export.checkpoint import save_checkpoint
+from jepa_edge.export import exporter, variants
 from jepa_edge.export.exporter import ExportOptions, export_bundle
+from jepa_edge.export.families.base import Checkpoint, LoadedModel
 from jepa_edge.export.families.lewm import LeWM
+from jepa_edge.export.families.lewm_checkpoint import save_checkpoint
+from jepa_edge.export.families.lewm_reference import LeWMReference
 from jepa_edge.export.options import ExportReport
 from jepa_edge.futures import FutureSampler
 from jepa_edge.golden import Golden
@@ -36,6 +38,7 @@ from jepa_edge.rollout import roll
 from jepa_edge.world_model import WorldModel
 
 Specs = tuple[ObservationSpec, ActionSpec]
+_NAMES = {"latents": "encoder", "prediction": "predictor"}
 SMALL = {"calibration_frames": 48, "tuning_frames": 16, "held_out_frames": 32}
 
 
@@ -79,8 +82,7 @@ def exported(
 @pytest.fixture
 def fast_onnx(export_onnx: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip torch.onnx, which is most of the time: the graphs are those of the same model."""
-    monkeypatch.setattr(exporter, "export_encoder", lambda graph: export_onnx["encoder"])
-    monkeypatch.setattr(exporter, "export_predictor", lambda graph: export_onnx["predictor"])
+    monkeypatch.setattr(variants, "export_graph", lambda graph: export_onnx[_NAMES[graph.output]])
 
 
 def _held_out_episodes(recording: Path, report: ExportReport) -> list[Episode]:
@@ -178,7 +180,7 @@ def test_the_report_tells_what_was_done(
         spec = bundle.manifest.variants[variant.precision]
         assert spec.realized == variant.realized
         for part in ("encoder", "predictor"):
-            graph, measured = getattr(spec, part), getattr(variant, part)
+            graph, measured = spec.graphs[part], variant.graph(part)
             assert graph.sqnr_db == measured.sqnr_db
             assert graph.size_bytes == (path / graph.file).stat().st_size == measured.size_bytes
             assert measured.sqnr_db >= 20.0
@@ -347,7 +349,15 @@ def _fail(*arguments: object, **keywords: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["load_checkpoint", "make_int8", "compare_variants", "write_export_page", "seal"]
+    "where",
+    [
+        "open_checkpoint",
+        "load_model",
+        "write_variants",
+        "compare_variants",
+        "write_export_page",
+        "seal",
+    ],
 )
 @pytest.mark.usefixtures("fast_onnx")
 def test_a_failure_leaves_the_old_bundle_as_it_was(
@@ -362,10 +372,9 @@ def test_a_failure_leaves_the_old_bundle_as_it_was(
     shutil.copytree(exported[0], path)
     before = _digest(path)
     monkeypatch.setattr(exporter, where, _fail)
-    precisions = ("fp32", "int8") if where == "make_int8" else ("fp32",)
     options = ExportOptions(
         calibration_data=export_recording,
-        precisions=precisions,
+        precisions=("fp32",),
         **SMALL,  # type: ignore[arg-type]
     )
     with pytest.raises(ExportError, match="injected"):
@@ -428,14 +437,15 @@ def test_a_graph_that_is_not_the_checkpoint_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    load = exporter.load_checkpoint
+    load = exporter.load_model
 
-    def other(path: Path, *, config: Path | None) -> Any:
-        model, model_config, extras = load(path, config=config)
-        model.projector.net[3].weight.data *= 1.01
-        return model, model_config, extras
+    def other(opened: Checkpoint, family: str | None) -> LoadedModel:
+        model = load(opened, family)
+        assert isinstance(model.reference, LeWMReference)
+        model.reference.model.projector.net[3].weight.data *= 1.01
+        return model
 
-    monkeypatch.setattr(exporter, "load_checkpoint", other)
+    monkeypatch.setattr(exporter, "load_model", other)
     options = ExportOptions(
         calibration_data=export_recording,
         precisions=("fp32",),

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from jepa_edge.export.data import Windows, split_recording
 from jepa_edge.export.families.lewm import LeWM
 from jepa_edge.export.parity import HeldOut, compare_variants, judge, spearman
-from jepa_edge.export.reference import Reference
+from jepa_edge.export.families.lewm_reference import LeWMReference
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 from jepa_edge.recording import Recording
 
@@ -49,7 +49,7 @@ def held_out(
         Recording(export_recording), 3, calibration=8, tuning=8, held_out=24, seed=0
     )
     observation, action = export_specs
-    reference = Reference(model=export_model, observation=observation, action=action)
+    reference = LeWMReference(model=export_model, observation=observation, action=action)
     return judge(data.held_out, reference, seed=0)
 
 
@@ -69,29 +69,31 @@ def test_a_distortion_of_known_size_is_measured_as_such(
 ) -> None:
     files = {}
     for name, factor in (("fp32", 1.0), ("int8", 1.1)):
-        graphs = (_scaled_output(export_onnx["encoder"], factor), export_onnx["predictor"])
-        files[name] = tuple(tmp_path / f"{name}{index}.onnx" for index in range(2))
-        for graph, file in zip(graphs, files[name], strict=True):
-            onnx.save(graph, file)
-    parity = compare_variants(files, held_out)  # type: ignore[arg-type]
+        encoder = _scaled_output(export_onnx["encoder"], factor)
+        graphs = {"encoder": encoder, "predictor": export_onnx["predictor"]}
+        files[name] = {part: tmp_path / f"{name}_{part}.onnx" for part in graphs}
+        for part, graph in graphs.items():
+            onnx.save(graph, files[name][part])
+    parity = compare_variants(files, held_out)
 
     same = parity["fp32"]
-    assert same.encoder.sqnr_db > 80
-    assert same.predictor.sqnr_db > 80
+    assert same.graph("encoder").sqnr_db > 80
+    assert same.graph("predictor").sqnr_db > 80
     assert max(same.rollout_error) < 1e-4
     assert same.cost_rank_correlation == pytest.approx(1.0, abs=1e-3)
-    assert same.encoder.size_ratio == same.encoder.latency_ratio == 1.0
+    assert same.graph("encoder").size_ratio == same.graph("encoder").latency_ratio == 1.0
 
     # Latents a tenth too long: the error is a tenth of their size, over their spread.
     latents = held_out.latents[:, -1, 0].astype(np.float64)
     error = np.sqrt(np.mean((0.1 * latents) ** 2) / np.mean((latents - latents.mean(0)) ** 2))
     off = parity["int8"]
-    assert off.encoder.sqnr_db == pytest.approx(-20 * np.log10(error), abs=0.01)
-    assert off.predictor.sqnr_db == same.predictor.sqnr_db
+    assert off.graph("encoder").sqnr_db == pytest.approx(-20 * np.log10(error), abs=0.01)
+    assert off.graph("predictor").sqnr_db == same.graph("predictor").sqnr_db
     assert min(off.rollout_error) > 10 * max(same.rollout_error)
     assert off.cost_rank_correlation_worst <= off.cost_rank_correlation < 1.0
-    assert off.encoder.size_bytes == files["int8"][0].stat().st_size
-    for graph in (off.encoder, off.predictor):
+    assert off.graph("encoder").size_bytes == files["int8"]["encoder"].stat().st_size
+    for graph in off.graphs:
+        assert graph.latency_batch64_ms is not None
         assert 0 < graph.latency_ms < graph.latency_batch64_ms
 
 
@@ -100,9 +102,11 @@ def test_torch_rolls_out_from_the_history(held_out: HeldOut) -> None:
     assert held_out.latents.shape == (24, 3, 1, 24)
     assert held_out.rollout.shape == (24, 5, 1, 24)
     np.testing.assert_allclose(held_out.rollout[:, 0], held_out.predictions, atol=1e-5)
-    assert held_out.candidates.shape == (8, 64, 7, 4)
-    past = windows.actions[held_out.starts][:, None, :2]
-    np.testing.assert_array_equal(held_out.candidates[:, :, :2], np.repeat(past, 64, axis=1))
-    assert not np.any(held_out.starts == held_out.goals)
-    assert held_out.costs.shape == (8, 64)
-    assert (held_out.costs.std(axis=1) > 0).all()
+    plans = held_out.plans
+    assert plans is not None
+    assert plans.candidates.shape == (8, 64, 7, 4)
+    past = windows.actions[plans.starts][:, None, :2]
+    np.testing.assert_array_equal(plans.candidates[:, :, :2], np.repeat(past, 64, axis=1))
+    assert not np.any(plans.starts == plans.goals)
+    assert plans.costs.shape == (8, 64)
+    assert (plans.costs.std(axis=1) > 0).all()

@@ -154,7 +154,7 @@ def _draw(
         actions=np.stack([episodes[e].actions[s : s + steps] for e, s in picked]),
         states=None
         if any(state is None for state in states)
-        else np.stack([states[e][s : s + history] for e, s in picked]),  # type: ignore[index]
+        else np.stack([states[e][s : s + history] for e, s in picked]),
         episodes=tuple(episode.name for episode in episodes),
     )
 

@@ -118,7 +118,7 @@ def test_a_directory_that_is_no_recording_says_so(tmp_path: Path) -> None:
     [
         ({}, 16, 4, r"uint8 with shape \(8, 8, 3\), expected uint8 \(16, 16, 3\)"),
         ({"color": "bgr"}, 8, 4, "holds bgr frames, the model takes rgb"),
-        ({"rate_hz": 10.0}, 8, 4, "recorded at 10 Hz, the model steps at 5 Hz"),
+        ({"rate_hz": 10.0}, 8, 4, "recorded at 10 Hz, the model takes frames at 5 Hz"),
         ({}, 8, 6, "4 numbers per action block, the model takes 6"),
     ],
 )

@@ -13,6 +13,11 @@ from jepa_edge.export.families.base import Family
 
 _SHIPPED = {
     "lewm": "lewm_family:LeWMFamily",
+    "vjepa2": "vjepa2:VJepa2Family",
+    "vjepa2_ac": "vjepa2_ac:VJepa2ACFamily",
+    "ijepa": "ijepa:IJepaFamily",
+    "dino_wm": "dino_wm:DinoWMFamily",
+    "jepa_wm": "jepa_wm:JepaWMFamily",
 }
 """Where each family of ours lives; imported when it is first needed."""
 

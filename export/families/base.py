@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -60,13 +60,15 @@ class Masks:
     visible: NDArray[np.int64]
     hidden: NDArray[np.int64]
     target_norm: bool
-    distance: str
+    distance: Literal["l1", "l2", "smooth_l1"]
 
 
 class Reference(Protocol):
     """What torch gives for the run-time's inputs. Shapes as of `GraphModule`, in numpy."""
 
-    z_dim: int
+    @property
+    def z_dim(self) -> int:
+        """Size of the model's own latent variable, 0 without one."""
 
     def encode(
         self,

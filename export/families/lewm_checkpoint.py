@@ -33,6 +33,7 @@ from jepa_edge.export.families.base import Checkpoint
 from jepa_edge.export.families.lewm import LeWM, LeWMConfig
 from jepa_edge.export.families.lewm_hydra import config_from_hydra
 from jepa_edge.export.families.lewm_keys import NOT_IN_SHAPES, canonical_keys, config_from_shapes
+from jepa_edge.export.families.loading import fill
 from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 
@@ -219,47 +220,13 @@ def _model_config(
         raise CheckpointError(f"{where}: {error}") from error
 
 
-def _fill(config: LeWMConfig, state: dict[str, Tensor], where: str) -> LeWM:
-    """Build the model and load every tensor, each checked by name, shape, type and value."""
+def _fill(config: LeWMConfig, state: Mapping[str, Tensor], where: str) -> LeWM:
+    """Build the model and load every tensor."""
     with torch.device("meta"):
         model = LeWM(config)
-    expected = model.state_dict()
-    weights: dict[str, Tensor] = {}
-    for name, slot in expected.items():
-        if name not in state and name.endswith(_BATCH_COUNTER):
-            # Converters drop this counter, and inference does not read it.
-            state[name] = torch.zeros((), dtype=slot.dtype)
-        if name not in state:
-            raise CheckpointError(
-                f"{where} lacks the tensor {name!r} of shape {tuple(slot.shape)}; the checkpoint "
-                "is incomplete or its config is another model's, save both again"
-            )
-        tensor = state[name]
-        if tensor.shape != slot.shape:
-            raise CheckpointError(
-                f"{where}: tensor {name!r} has shape {tuple(tensor.shape)}, expected "
-                f"{tuple(slot.shape)}; pass the config that belongs to these weights"
-            )
-        plain = tensor.layout == torch.strided and not tensor.is_quantized
-        if not plain or tensor.is_floating_point() != slot.is_floating_point():
-            raise CheckpointError(
-                f"{where}: tensor {name!r} is {tensor.dtype} ({tensor.layout}), expected "
-                f"{slot.dtype}; pass the plain, unquantized weights"
-            )
-        weights[name] = tensor.to(slot.dtype)
-        if not bool(weights[name].isfinite().all()):
-            raise CheckpointError(
-                f"{where}: tensor {name!r} holds NaN or infinity; training diverged or the file "
-                "is damaged, pass an earlier checkpoint"
-            )
-    unexpected = sorted(state.keys() - expected.keys())
-    if unexpected:
-        raise CheckpointError(
-            f"{where} has {len(unexpected)} tensors that the model has no place for, the first "
-            f"{unexpected[0]!r}; pass the config that belongs to these weights"
-        )
-    model.load_state_dict(weights, assign=True)
-    return model.eval().requires_grad_(False)
+    # Converters drop the batch counters, and inference does not read them.
+    counters = [name for name in model.state_dict() if name.endswith(_BATCH_COUNTER)]
+    return fill(model, state, where, counters=counters)
 
 
 def _complete(

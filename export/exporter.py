@@ -32,7 +32,7 @@ from jepa_edge.export.page import write_export_page
 from jepa_edge.export.parity import MIN_FP32_DB, HeldOut, compare_variants, judge
 from jepa_edge.export.reference import TorchReference
 from jepa_edge.export.sensitivity import min_cosine
-from jepa_edge.export.variants import realized, tensor_specs, write_variants
+from jepa_edge.export.variants import realized, tensor_specs, variant_paths, write_variants
 from jepa_edge.golden import GOLDEN_NAME, Golden
 from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import (
@@ -100,10 +100,7 @@ def export_bundle(
         files, quantization = write_variants(
             model, data, reference, options, staging, warnings, progress
         )
-        paths = {
-            name: {part: staging / file for part, file in parts.items()}
-            for name, parts in files.items()
-        }
+        paths = {name: variant_paths(staging, parts) for name, parts in files.items()}
         parity = compare_variants(paths, held_out, progress)
         reports = {
             name: VariantReport(
@@ -293,8 +290,8 @@ def _measured_warnings(reports: dict[str, VariantReport]) -> list[str]:
             slower = [f"{r:.2f} x at batch {batch}" for batch, r in ratios.items() if r and r > 1.0]
             if slower:
                 warnings.append(
-                    f"the {name} {graph.part} is slower than fp32 on this CPU ({', '.join(slower)}); "
-                    "variant `auto` picks the fastest at run time"
+                    f"the {name} {graph.part} is slower than fp32 on this CPU "
+                    f"({', '.join(slower)}); variant `auto` picks the fastest at run time"
                 )
     return warnings
 

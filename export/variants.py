@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from jepa_edge.export.big_export import is_big
+from jepa_edge.export.big_variants import lower, write_big_variants
 from jepa_edge.export.data import ExportData, Windows
 from jepa_edge.export.families.base import LoadedModel, Masks, Reference
 from jepa_edge.export.int8 import QuantizationReport, make_int8
@@ -39,12 +41,17 @@ def write_variants(
 
     Raises ExportError when torch, ONNX or a quantizer refuses, or int8 misses the budget.
     """
+    if any(is_big(graph) for graph in model.graphs.values()):
+        files = {p.value: variant_files(model.graphs, p.value) for p in options.precisions}
+        places = {p: variant_paths(staging, files[p.value]) for p in options.precisions}
+        write_big_variants(model.graphs, places, progress)
+        return files, {}
     protos: dict[str, Any] = {}
     for done, (name, graph) in enumerate(model.graphs.items()):
         progress("exporting to ONNX", done, len(model.graphs))
         protos[name] = export_graph(graph)
     progress("exporting to ONNX", len(model.graphs), len(model.graphs))
-    files: Files = {Precision.FP32.value: _save(protos, staging, Precision.FP32.value)}
+    files = {Precision.FP32.value: _save(protos, staging, Precision.FP32.value)}
     quantization: dict[str, QuantizationReport] = {}
     if Precision.FP16 in options.precisions:
         progress("converting to FP16", 0, 1)
@@ -69,7 +76,17 @@ def write_variants(
             )
             warnings += told
         files[Precision.INT8.value] = _save(graphs, staging, Precision.INT8.value)
+    sources = variant_paths(staging, files[Precision.FP32.value])
+    for precision in (Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS):
+        if precision in options.precisions:
+            files[precision.value] = variant_files(protos, precision.value)
+            lower(sources, variant_paths(staging, files[precision.value]), precision, progress)
     return files, quantization
+
+
+def variant_paths(staging: Path, files: Mapping[str, str]) -> dict[str, Path]:
+    """Return where a variant's graphs lie, by graph."""
+    return {name: staging / file for name, file in files.items()}
 
 
 def realized(paths: Mapping[str, Path]) -> dict[str, int]:

@@ -26,9 +26,13 @@ _NORM_EPS = 1e-5  # torch's layer norm, as the targets were trained
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedEnergy:
-    """K patterns of a mask predictor. visible: (K, V), hidden: (K, M), int64 token indices."""
+    """K patterns of a mask predictor. visible: (K, V), hidden: (K, M), int64 token indices.
+
+    channels: of a token, the first so many are compared.
+    """
 
     spec: MaskSpec
+    channels: int
     visible: NDArray[np.int64]
     hidden: NDArray[np.int64]
     graph: Graph
@@ -53,7 +57,9 @@ class MaskedEnergy:
                 f"{path}: {len(visible)} visible and {len(hidden)} hidden patterns, expected as "
                 "many; export again"
             )
-        return cls(spec=spec, visible=visible, hidden=hidden, graph=graph)
+        return cls(
+            spec=spec, channels=latent.compared[1], visible=visible, hidden=hidden, graph=graph
+        )
 
     def __call__(
         self,
@@ -90,7 +96,9 @@ class MaskedEnergy:
     def _distance(
         self, predicted: NDArray[np.float32], target: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        wanted = target.astype(np.float64)
+        predicted, wanted = (
+            part[..., : self.channels].astype(np.float64) for part in (predicted, target)
+        )
         if self.spec.target_norm:
             wanted -= wanted.mean(axis=-1, keepdims=True)
             wanted /= np.sqrt(np.mean(wanted**2, axis=-1, keepdims=True) + _NORM_EPS)

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jepa_edge.calibration.coverage import (
     measure_coverage,
@@ -19,7 +22,7 @@ from jepa_edge.calibration.mondrian import window_sizes
 from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.calibration.records import ActionUse, Coverage, GroupCoverage, VariantReport
 from jepa_edge.calibration.split import Split
-from jepa_edge.calibration.spread import evaluate_spread, pick_windows
+from jepa_edge.calibration.spread import evaluate_spread, pick_rows
 from jepa_edge.calibration.thresholds import channel_scores, window_energies
 from jepa_edge.calibration_file import Calibration, Domain
 from jepa_edge.channels import LONG, Observer
@@ -40,18 +43,15 @@ def assess(
     progress: Progress,
 ) -> VariantReport:
     """Return the report of one variant; the seconds are the caller's to fill in."""
-    variable, thresholds = observer.latent_variable, calibration.thresholds
+    variable = observer.latent_variable
     windows = data["test"].windows
     energies = {
         name: window_energies(variable, data[name].windows)[:, : options.horizon]
         for name in ("conformal", "test")
     }
-    scores = [channel_scores(m, calibration.channels) for m in data["test"].measure(observer)]
-    worst = np.array([episode.max() for episode in scores])
-    steps = np.concatenate([episode.max(axis=1) for episode in scores])
     spread = evaluate_spread(
         make_sampler(model, variable),
-        pick_windows(lengthen(windows), _SPREAD_WINDOWS, options.seed),
+        lengthen(windows, pick=lambda e: pick_rows(e, _SPREAD_WINDOWS, options.seed)),
         samples=options.samples,
         seed=options.seed,
         progress=progress,
@@ -70,7 +70,7 @@ def assess(
         group_coverage = measure_group_coverage(
             energies["test"],
             windows.episode,
-            window_sizes(windows, model.manifest.action)[:, : options.horizon],
+            window_sizes(windows, model.manifest.require_action())[:, : options.horizon],
             calibration.groups,
             options.seed,
         )
@@ -83,11 +83,9 @@ def assess(
             data["conformal"].windows.episode,
             energies["test"],
             windows.episode,
-            model.manifest.latent.size,
+            math.prod(model.manifest.latent.compared),
         ),
-        false_alarms=rate(int(np.sum(worst > thresholds.caution)), len(worst)),
-        rejections=rate(int(np.sum(worst > thresholds.reject)), len(worst)),
-        steps_alarmed=float(np.mean(steps > thresholds.caution)),
+        **alarm_rates(data["test"].measure(observer), calibration),
         spread=spread,
         action_use=use,
         gain=tuple(variable.gain.tolist()),
@@ -96,15 +94,37 @@ def assess(
     )
 
 
-def warnings_of(use: ActionUse, coverage: Sequence[Coverage], domain: Domain) -> tuple[str, ...]:
-    """Say what a user should not overlook."""
-    warnings = []
-    if domain.steps_min != domain.steps_max:
-        warnings.append(
+def alarm_rates(
+    measured: Sequence[NDArray[np.float64]], calibration: Calibration
+) -> dict[str, Any]:
+    """Return the fields of a report that count alarms in episodes' base channels, (T_k, 9) each."""
+    thresholds = calibration.thresholds
+    scores = [channel_scores(episode, calibration.channels) for episode in measured]
+    worst = np.array([episode.max() for episode in scores])
+    steps = np.concatenate([episode.max(axis=1) for episode in scores])
+    return {
+        "false_alarms": rate(int(np.sum(worst > thresholds.caution)), len(worst)),
+        "rejections": rate(int(np.sum(worst > thresholds.reject)), len(worst)),
+        "steps_alarmed": float(np.mean(steps > thresholds.caution)),
+    }
+
+
+def length_warnings(domain: Domain) -> list[str]:
+    """Say that the guarantees hold for a mix of lengths, where there is one."""
+    if domain.steps_min == domain.steps_max:
+        return []
+    return [
+        (
             f"the episodes have {domain.steps_min} to {domain.steps_max} steps: the guarantees "
             "hold for episodes of the same mix of lengths; if long ones become more frequent, "
             "more of them alarm"
         )
+    ]
+
+
+def warnings_of(use: ActionUse, coverage: Sequence[Coverage], domain: Domain) -> tuple[str, ...]:
+    """Say what a user should not overlook."""
+    warnings = length_warnings(domain)
     if use.ratio < DEAF:
         warnings.append(
             f"the model hardly listens to its actions: {LONG}-step error with shuffled actions is "

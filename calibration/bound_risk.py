@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from jepa_edge.calibration.dataset import encode_recording
 from jepa_edge.calibration.risk import episode_losses, learn_threshold
 from jepa_edge.calibration.thresholds import lower_caution
 from jepa_edge.calibration_file import Calibration
+from jepa_edge.encoding import frame_of
 from jepa_edge.errors import InputError
+from jepa_edge.manifest import ClipSpec
 from jepa_edge.monitor import Monitor
 from jepa_edge.progress import Progress
 from jepa_edge.recording import Recording
@@ -35,10 +38,28 @@ def bound_risk(
             )
         losses.append(episode.loss)
     encoded = encode_recording(monitor.model, recording, progress, "encode risk data")
-    scores = [monitor.episode(e.latents, e.actions).max(axis=1) for e in encoded]
+    scores = [
+        _per_frame(
+            monitor.episode(e.latents, e.actions, e.masked).max(axis=1),
+            len(loss),
+            monitor.model.manifest.observation.clip,
+        )
+        for e, loss in zip(encoded, losses, strict=True)
+    ]
     calibration = monitor.calibration
     candidates = np.unique(np.array(calibration.thresholds.nominal))
     risk = learn_threshold(episode_losses(scores, losses, candidates), candidates, max_risk, delta)
     return msgspec.structs.replace(
         calibration, thresholds=lower_caution(calibration.thresholds, risk.threshold), risk=risk
     )
+
+
+def _per_frame(
+    scores: NDArray[np.float64], frames: int, clip: ClipSpec | None
+) -> NDArray[np.float64]:
+    """Scores of model steps at the camera frames that end them, minus infinity at the others."""
+    if clip is None:
+        return scores
+    spread = np.full(frames, -np.inf)
+    spread[frame_of(0, clip) :: clip.hop] = scores
+    return spread

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -28,8 +29,10 @@ from jepa_edge.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _DIGEST_BYTES = 32
+_LARGEST = 1 << 31
+"""Bytes of latents beyond which nothing is stored: files are read and written as a whole."""
 
 
 class CacheKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +53,7 @@ class CacheKey(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentCache:
-    """directory: made when something is stored; None stores nothing."""
+    """directory: made when something is stored; None stores nothing, nor are patches by GB."""
 
     directory: Path | None = None
 
@@ -64,6 +67,10 @@ class LatentCache:
         found = _read(path)
         if found is None:
             found = encode()
+            size = sum(episode.latents.nbytes for episode in found)
+            if size > _LARGEST:
+                logger.warning("%.1f GB of latents are too many for the cache", size / 1e9)
+                return found
             self.directory.mkdir(parents=True, exist_ok=True)
             _write(path, found)
         return found
@@ -97,26 +104,32 @@ def _read(path: Path) -> list[EncodedEpisode] | None:
         arrays = load(payload)
         names = msgspec.json.decode(arrays["names"].tobytes(), type=list[str])
         ends = np.cumsum(arrays["steps"])
-        latents = np.split(arrays["latents"], (ends + np.arange(1, len(ends) + 1))[:-1])
+        frames = (ends + np.arange(1, len(ends) + 1))[:-1]
+        latents = np.split(arrays["latents"], frames)
         actions = np.split(arrays["actions"], ends[:-1])
+        masked: Sequence[NDArray[np.float32] | None] = [None] * len(ends)
+        if "masked" in arrays:
+            masked = np.split(arrays["masked"], frames)
     except (KeyError, SafetensorError, msgspec.DecodeError) as error:
         logger.warning("%s is not a cache of ours (%s); encoding again", path, error)
         return None
     return [
-        EncodedEpisode(name=name, latents=latent, actions=action)
-        for name, latent, action in zip(names, latents, actions, strict=True)
+        EncodedEpisode(name=name, latents=latent, actions=action, masked=energies)
+        for name, latent, action, energies in zip(names, latents, actions, masked, strict=True)
     ]
 
 
 def _write(path: Path, episodes: Sequence[EncodedEpisode]) -> None:
-    payload = save(
-        {
-            "names": np.frombuffer(msgspec.json.encode([e.name for e in episodes]), np.uint8),
-            "steps": np.array([len(e.actions) for e in episodes], np.int64),
-            "latents": np.concatenate([e.latents for e in episodes]),
-            "actions": np.concatenate([e.actions for e in episodes]),
-        }
-    )
+    arrays: dict[str, NDArray[np.generic]] = {
+        "names": np.frombuffer(msgspec.json.encode([e.name for e in episodes]), np.uint8),
+        "steps": np.array([len(e.actions) for e in episodes], np.int64),
+        "latents": np.concatenate([e.latents for e in episodes]),
+        "actions": np.concatenate([e.actions for e in episodes]),
+    }
+    masked = [e.masked for e in episodes if e.masked is not None]
+    if masked:
+        arrays["masked"] = np.concatenate(masked)
+    payload = save(arrays)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:

@@ -8,9 +8,10 @@ import hashlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,8 +33,10 @@ from jepa_edge.calibration.dataset import (
     split_episodes,
 )
 from jepa_edge.calibration.fit import conformalize_variable, fit_latent_variable, fit_observer
+from jepa_edge.calibration.latent_map import calibrated_map
 from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.calibration.page import write_report
+from jepa_edge.calibration.passive import assess_passive, conformalize_passive, fit_passive
 from jepa_edge.calibration.records import CalibrationReport, VariantReport
 from jepa_edge.calibration.selftest import (
     StoredTest,
@@ -43,10 +46,13 @@ from jepa_edge.calibration.selftest import (
 )
 from jepa_edge.calibration.split import Split
 from jepa_edge.calibration_file import Calibration, Domain
+from jepa_edge.channels import Observer
 from jepa_edge.errors import InputError
 from jepa_edge.json_text import json_bytes
-from jepa_edge.manifest import calibration_name, heads_name
+from jepa_edge.latent_map import map_name
+from jepa_edge.manifest import ClipSpec, calibration_name, heads_name
 from jepa_edge.monitor import Monitor
+from jepa_edge.passive import PassiveObserver
 from jepa_edge.progress import Progress, silent
 from jepa_edge.recording import Recording, check_fits
 from jepa_edge.version import __version__
@@ -57,11 +63,12 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """One variant's calibration before it is written: the heads as bytes, report, self-test."""
+    """One variant's calibration before it is written: heads and map as bytes, report, self-test."""
 
     heads: bytes
     report: VariantReport
     selftest: StoredTest | None
+    latent_map: bytes | None = None
 
 
 def calibrate_bundle(
@@ -122,22 +129,17 @@ def calibrate_model(
     spec = model.manifest
     for given in (recording, losses):
         if given is not None:
-            check_fits(given, spec.observation, spec.action)
+            check_fits(given, spec.observation, spec.action, spec.state)
     splits = _splits(recording, options)
-    check_lengths(recording, spec.history, options.fitted_horizon)
+    check_lengths(recording, spec, options.fitted_horizon)
     encoded = LatentCache(directory=options.cache).encoded(model, recording, progress)
     clock.lap("encode")
-    rolled = roll_episodes(model, encoded, spec.history, options.fitted_horizon, progress)
-    data = {name: Split.of(encoded, rolled, rows, spec.history) for name, rows in splits.items()}
-    clock.lap("roll out")
-    variable = fit_latent_variable(
-        model, data["fit"].windows, data["standardize"].windows, options, progress
-    )
-    variable = conformalize_variable(model, variable, data["conformal"].windows, options, progress)
-    observer = fit_observer(variable, data["fit"].episodes, options, progress)
-    clock.lap("fit")
-    heads = save(observer.to_arrays())
     warnings: list[str] = []
+    fitting = _passive if spec.action is None else _active
+    observer, decided, assessed = fitting(
+        model, encoded, splits, options, clock, warnings, progress
+    )
+    heads = save(observer.to_arrays())
     calibration = Calibration(
         variant=model.variant,
         binding=current_binding(model),
@@ -147,9 +149,9 @@ def calibrate_model(
         episodes={name: len(chosen) for name, chosen in splits.items()},
         data_sha256=data_sha256(recording),
         episode_sha256=_digests(recording, losses),
-        **conformalize(observer, data, spec, options, warnings),
+        **decided,
         risk=None,
-        domain=_domain(encoded, recording),
+        domain=_domain(encoded, recording, spec.observation.clip),
         created_utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         tools=_tools(),
     )
@@ -164,12 +166,60 @@ def calibrate_model(
     if selftest is not None:
         warnings.extend(selftest.warnings)
     clock.lap("self-test")
-    report = assess(model, observer, calibration, data, options, progress)
+    report = assessed(calibration)
     clock.lap("test")
     report = msgspec.structs.replace(
         report, seconds=clock.seconds, warnings=(*warnings, *report.warnings)
     )
-    return Fitted(heads=heads, report=report, selftest=selftest)
+    latent_map = calibrated_map(encoded, spec.latent)
+    return Fitted(heads=heads, report=report, selftest=selftest, latent_map=latent_map)
+
+
+Assess = Callable[[Calibration], VariantReport]
+
+
+def _active(
+    model: WorldModel,
+    encoded: Sequence[EncodedEpisode],
+    splits: Mapping[str, list[int]],
+    options: CalibrateOptions,
+    clock: _Clock,
+    warnings: list[str],
+    progress: Progress,
+) -> tuple[Observer, dict[str, Any], Assess]:
+    """Fit a model that takes actions; also what the conformal split decides, and the report."""
+    spec = model.manifest
+    rolled = roll_episodes(
+        model, encoded, spec.history, options.fitted_horizon, progress, spec.latent.compared
+    )
+    data = {name: Split.of(encoded, rolled, rows, spec.history) for name, rows in splits.items()}
+    clock.lap("roll out")
+    variable = fit_latent_variable(
+        model, data["fit"].windows, data["standardize"].windows, options, progress
+    )
+    variable = conformalize_variable(model, variable, data["conformal"].windows, options, progress)
+    observer = fit_observer(variable, data["fit"].episodes, options, progress)
+    clock.lap("fit")
+    decided = conformalize(observer, data, spec, options, warnings)
+    return observer, decided, lambda given: assess(model, observer, given, data, options, progress)
+
+
+def _passive(
+    model: WorldModel,
+    encoded: Sequence[EncodedEpisode],
+    splits: Mapping[str, list[int]],
+    options: CalibrateOptions,
+    clock: _Clock,
+    warnings: list[str],
+    progress: Progress,
+) -> tuple[PassiveObserver, dict[str, Any], Assess]:
+    """The same for a model that takes none; there is nothing to warn of."""
+    spec = model.manifest
+    data = {name: [encoded[row] for row in rows] for name, rows in splits.items()}
+    observer = fit_passive(data["fit"], options, progress)
+    clock.lap("fit")
+    decided = conformalize_passive(observer, data, spec, options)
+    return observer, decided, lambda given: assess_passive(observer, given, data, spec)
 
 
 def _digests(*recordings: Recording | None) -> tuple[str, ...]:
@@ -200,16 +250,21 @@ def _write(staging: Path, variant: str, result: Fitted, bundle_name: str) -> Non
         (staging / folder).mkdir(exist_ok=True)
     (staging / calibration_name(variant)).write_bytes(json_bytes(result.report.calibration))
     (staging / heads_name(variant)).write_bytes(result.heads)
+    (staging / map_name(variant)).unlink(missing_ok=True)
+    if result.latent_map is not None:
+        (staging / map_name(variant)).write_bytes(result.latent_map)
     (staging / f"reports/calibration_{variant}.json").write_bytes(json_bytes(result.report))
     write_report(staging / f"reports/calibration_{variant}.html", result.report, bundle_name)
     write_selftest(staging, variant, result.selftest, staging / calibration_name(variant))
 
 
-def _domain(episodes: Sequence[EncodedEpisode], recording: Recording) -> Domain:
+def _domain(
+    episodes: Sequence[EncodedEpisode], recording: Recording, clip: ClipSpec | None
+) -> Domain:
     actions = np.concatenate([episode.actions for episode in episodes])
     lengths = [len(episode.actions) for episode in episodes]
     return Domain(
-        rate_hz=recording.info.rate_hz,
+        rate_hz=recording.info.rate_hz / (1 if clip is None else clip.hop),
         steps_min=min(lengths),
         steps_max=max(lengths),
         action_low=tuple(actions.min(axis=0).tolist()),

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jepa_edge.calibration.mondrian import fit_edges, fit_group_radii, window_sizes
 from jepa_edge.calibration.options import CalibrateOptions
@@ -38,34 +39,48 @@ def conformalize(
     data: the splits by name. warnings: one is added when there are no radii per action group.
     Raises CalibrationError when there are too few episodes for alpha, or nothing in them moves.
     """
-    windows = data["conformal"].windows
-    scales = fit_standardization(data["standardize"].measure(observer))
-    scores = [channel_scores(m, scales).max(axis=1) for m in data["conformal"].measure(observer)]
-    worst = np.array([episode.max() for episode in scores])
-    check_varied(scales, worst)
+    windows, action = data["conformal"].windows, spec.require_action()
+    decided = conformalize_scores(
+        data["standardize"].measure(observer), data["conformal"].measure(observer), options
+    )
     energies = window_energies(observer.latent_variable, windows)[:, : options.horizon]
     radii = fit_radii(energies, windows.episode, alphas_with(options.alpha))
     groups = None
     try:
         if options.groups:
             edges = fit_edges(
-                window_sizes(data["fit"].windows, spec.action)[:, : options.horizon],
+                window_sizes(data["fit"].windows, action)[:, : options.horizon],
                 options.groups,
             )
             groups = fit_group_radii(
                 energies,
                 windows.episode,
-                window_sizes(windows, spec.action)[:, : options.horizon],
+                window_sizes(windows, action)[:, : options.horizon],
                 edges,
                 [radius.alpha for radius in radii],
                 required=options.alpha,
             )
     except CalibrationError as error:
         warnings.append(f"no radii per action group: {error}")
+    return {**decided, "radii": radii, "groups": groups}
+
+
+def conformalize_scores(
+    standardize: Sequence[NDArray[np.float64]],
+    conformal: Sequence[NDArray[np.float64]],
+    options: CalibrateOptions,
+) -> dict[str, Any]:
+    """Return those fields that rest on the channels alone: scales, thresholds, drift reference.
+
+    standardize, conformal: base channels of the episodes of these splits, (T_k, 9) each.
+    Raises CalibrationError when there are too few episodes for alpha, or nothing in them moves.
+    """
+    scales = fit_standardization(standardize)
+    scores = [channel_scores(measured, scales).max(axis=1) for measured in conformal]
+    worst = np.array([episode.max() for episode in scores])
+    check_varied(scales, worst)
     return {
         "channels": scales,
         "thresholds": fit_thresholds(worst, options.alpha),
-        "radii": radii,
-        "groups": groups,
         "drift": fit_drift(scores, options.alpha, options.seed),
     }

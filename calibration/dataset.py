@@ -5,21 +5,32 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge.calibration.conformal import required_episodes
+from jepa_edge.calibration.spool import SPLIT_BYTES, empty, held
 from jepa_edge.channels import LONG, episode_rollouts, first_step
+from jepa_edge.encoding import EncodedEpisode as EncodedEpisode
+from jepa_edge.encoding import encode_episode as encode_episode
+from jepa_edge.encoding import steps_of
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.latent_variable import Predictor
+from jepa_edge.manifest import Manifest
 from jepa_edge.progress import Progress, silent
-from jepa_edge.recording import Episode, Recording
+from jepa_edge.recording import Recording
 from jepa_edge.spread import RECENT
-from jepa_edge.world_model import WorldModel, encode_frames
+from jepa_edge.world_model import WorldModel
+
+Compared = tuple[int | None, int | None]
+"""Tokens and channels that energies compare; None for all."""
+
+_PART_NUMBERS = 1 << 25
+"""Numbers of latents that are looked at together, 128 MB of float32."""
 
 _SHARES = {"fit": 0.35, "standardize": 0.15, "conformal": 0.35}
 """Shares of the episodes per split; the test split takes the rest."""
@@ -28,20 +39,12 @@ _MINIMUM = {"fit": 8, "standardize": 4, "test": 5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedEpisode:
-    """latents: (T + 1, N, D) float32. actions: (T, A) float32, raw units."""
-
-    name: str
-    latents: NDArray[np.float32]
-    actions: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
     """W rollouts of the model from recorded histories beside what came. Arrays are float32.
 
-    history: (W, T, N, D). actions: (W, T - 1 + H, A), raw units. predicted, observed: (W, H, N, D).
-    episode: (W,) int, which episode of the split each comes from.
+    history: (W, T, N, D), whole latents. actions: (W, T - 1 + H, A), raw units. predicted,
+    observed: (W, H, N, D) of the part that energies compare. episode: (W,) int, which episode of
+    the split each comes from.
     """
 
     history: NDArray[np.float32]
@@ -57,6 +60,16 @@ class Windows:
     def horizon(self) -> int:
         """H, steps that every window was rolled."""
         return int(self.predicted.shape[1])
+
+    def parts(self) -> Iterator[slice]:
+        """Row ranges that together are all windows: few of patch latents, else all at once."""
+        size = max(1, _PART_NUMBERS // max(1, self.predicted[:1].size))
+        return (slice(start, start + size) for start in range(0, max(1, len(self)), size))
+
+    def most(self, count: int) -> int:
+        """Return `count`, or how many windows fit into memory together with their rollouts."""
+        each = self.history[:1].size + 2 * self.predicted[:1].size
+        return max(4, min(count, _PART_NUMBERS // max(1, each)))
 
     def take(self, rows: NDArray[np.int64]) -> Windows:
         """Return some of the windows, by index or mask."""
@@ -80,7 +93,7 @@ def episode_digests(recording: Recording) -> tuple[str, ...]:
 
 
 def episode_lengths(recording: Recording) -> list[int]:
-    """Return the number of actions of every episode; no frame is read.
+    """Return the number of actions of every episode, one less than its frames; none is read.
 
     Raises InputError when a file is damaged.
     """
@@ -104,23 +117,14 @@ def encode_recording(
     """
     episodes = []
     for index, episode in enumerate(recording):
-        episodes.append(encode_episode(model, episode))
+        episodes.append(hold(encode_episode(model, episode)))
         progress(stage, index + 1, len(recording))
     return episodes
 
 
-def encode_episode(model: WorldModel, episode: Episode) -> EncodedEpisode:
-    """Encode one episode with the model, in batches.
-
-    Raises InputError when it does not fit, or encodes to non-finite numbers.
-    """
-    latents = encode_frames(model, episode.frames)
-    if not np.isfinite(latents).all():
-        raise InputError(
-            f"episode {episode.name} encodes to numbers that are not finite; "
-            "drop it or check the exported encoder"
-        )
-    return EncodedEpisode(name=episode.name, latents=latents, actions=episode.actions)
+def hold(episode: EncodedEpisode) -> EncodedEpisode:
+    """Return an episode whose latents lie on disk if they are many."""
+    return replace(episode, latents=held(episode.latents))
 
 
 def split_episodes(count: int, alpha: float, seed: int, conformal: int = 0) -> dict[str, list[int]]:
@@ -158,14 +162,26 @@ def split_episodes(count: int, alpha: float, seed: int, conformal: int = 0) -> d
     return splits
 
 
-def check_lengths(recording: Recording, history: int, horizon: int) -> None:
+def check_lengths(recording: Recording, spec: Manifest, horizon: int) -> None:
     """Raise CalibrationError when an episode is too short to hold one window and its recent past.
 
-    The spread's radius takes one window of every conformal episode, with the RECENT latents before
-    it that it will have at run time. It reads every episode, which is quick beside encoding it.
+    Without actions there are no windows: a few judged steps will do. The spread's radius takes one
+    window of every conformal episode, with the RECENT latents before it that it will have at run
+    time. It reads every episode, which is quick beside encoding it.
     Raises InputError as reading does.
     """
-    needed = max(RECENT + history - 1 + horizon, first_step(history) + LONG)
+    history, clip = spec.history, spec.observation.clip
+    judged = first_step(history) + LONG
+    if spec.action is None:
+        for length, file in zip(episode_lengths(recording), recording.files, strict=True):
+            steps = steps_of(length + 1, clip)
+            if steps <= judged:
+                raise CalibrationError(
+                    f"{file} has {length + 1} frames, {steps} steps of the model, expected "
+                    f"{judged + 1} steps or more; drop short episodes or record longer ones"
+                )
+        return
+    needed = max(RECENT + history - 1 + horizon, judged)
     for episode, file in zip(recording, recording.files, strict=True):
         if len(episode.actions) < needed:
             raise CalibrationError(
@@ -181,11 +197,13 @@ def roll_episodes(
     history: int,
     horizon: int,
     progress: Progress = silent,
+    compared: Compared = (None, None),
 ) -> list[NDArray[np.float32]]:
     """Roll the model from every history of every episode; see `episode_rollouts`."""
     rolled = []
     for index, episode in enumerate(episodes):
-        rolled.append(episode_rollouts(model, episode.latents, episode.actions, history, horizon))
+        latents, actions = episode.latents, episode.actions
+        rolled.append(held(episode_rollouts(model, latents, actions, history, horizon, compared)))
         progress("roll out", index + 1, len(episodes))
     return rolled
 
@@ -196,35 +214,42 @@ def make_windows(
     history: int,
     horizon: int,
     progress: Progress = silent,
+    compared: Compared = (None, None),
 ) -> Windows:
     """Roll the model from every history that has `horizon` steps after it, and gather the windows.
 
-    history: the model's. Episodes must hold history - 1 + horizon actions or more.
+    history: the model's. compared: of `LatentSpec`, None for all. Episodes must hold
+    history - 1 + horizon actions or more.
     """
-    return gather_windows(
-        episodes, roll_episodes(model, episodes, history, horizon, progress), history
-    )
+    rolled = roll_episodes(model, episodes, history, horizon, progress, compared)
+    return gather_windows(episodes, rolled, history)
 
 
 def gather_windows(
     episodes: Sequence[EncodedEpisode], rolled: Sequence[NDArray[np.float32]], history: int
 ) -> Windows:
     """Gather the rollouts that have an observed latent at every one of their steps."""
-    pieces: list[list[NDArray[np.generic]]] = [[], [], [], [], []]
-    horizon = rolled[0].shape[1]
-    for index, (episode, predicted) in enumerate(zip(episodes, rolled, strict=True)):
-        count = len(predicted) - horizon + 1
-        starts = np.arange(count)[:, None]
-        parts = (
-            episode.latents[starts + np.arange(history)],
-            episode.actions[starts + np.arange(history - 1 + horizon)],
-            predicted[:count],
-            episode.latents[starts + history + np.arange(horizon)],
-            np.full(count, index),
-        )
-        for piece, part in zip(pieces, parts, strict=True):
-            piece.append(part)
-    past, actions, predictions, observed, owner = (np.concatenate(piece) for piece in pieces)
-    return Windows(
-        history=past, actions=actions, predicted=predictions, observed=observed, episode=owner
+    horizon, tokens, dim = rolled[0].shape[1:]
+    counts = [len(predicted) - horizon + 1 for predicted in rolled]
+    total = sum(counts)
+
+    def blank(*shape: int) -> NDArray[np.float32]:
+        return empty((total, *shape), np.float32, SPLIT_BYTES).view(np.float32)
+
+    windows = Windows(
+        history=blank(history, *episodes[0].latents.shape[1:]),
+        actions=blank(history - 1 + horizon, episodes[0].actions.shape[1]),
+        predicted=blank(horizon, tokens, dim),
+        observed=blank(horizon, tokens, dim),
+        episode=np.repeat(np.arange(len(counts)), counts),
     )
+    row = 0
+    for episode, predicted, count in zip(episodes, rolled, counts, strict=True):
+        rows, starts = slice(row, row + count), np.arange(count)[:, None]
+        seen = episode.latents[:, :tokens, :dim]
+        windows.history[rows] = episode.latents[starts + np.arange(history)]
+        windows.actions[rows] = episode.actions[starts + np.arange(history - 1 + horizon)]
+        windows.predicted[rows] = predicted[:count]
+        windows.observed[rows] = seen[starts + history + np.arange(horizon)]
+        row += count
+    return windows

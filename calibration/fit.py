@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,11 +23,12 @@ from jepa_edge.calibration.fit_spread import (
     conformalize_spread,
     fit_spread,
     lengthen,
+    one_per_episode,
     recent_of,
     sampled_variance,
 )
 from jepa_edge.calibration.options import CalibrateOptions
-from jepa_edge.calibration.spread import pick_windows
+from jepa_edge.calibration.spread import pick_rows
 from jepa_edge.channels import Observer, inverse_features
 from jepa_edge.density import Flow
 from jepa_edge.futures import NativeSampler, make_sampler
@@ -48,6 +50,8 @@ _GAIN_SAMPLES = 4
 _SPREAD_WINDOWS = 512
 _SPREAD_SAMPLES = 16
 _SPREAD_BATCH = 16
+_SPREAD_NUMBERS = 1 << 16
+"""Numbers of the latents whose rollouts are sampled at once."""
 
 
 def fit_latent_variable(
@@ -74,9 +78,11 @@ def fit_latent_variable(
         scale_head=scale_head,
         mean_heads=fit_mean_heads(rows, options.members, options.hidden, options.seed),
         gain=blank.gain,
+        tokens=blank.tokens,
     )
-    chosen = pick_windows(gain_windows, _GAIN_WINDOWS, options.seed)
-    chosen = chosen.take(np.sort(rng.permutation(len(chosen))[:_GAIN_WINDOWS]))
+    picked = pick_rows(gain_windows.episode, _GAIN_WINDOWS, options.seed)
+    most = gain_windows.most(_GAIN_WINDOWS)
+    chosen = gain_windows.take(picked[np.sort(rng.permutation(len(picked))[:most])])
     gain = fit_gain(variable, model, chosen, _GAIN_SAMPLES, options.seed)
     variable = replace(variable, gain=gain)
     return replace(variable, calibration=_calibration(variable, model, gain_windows, options, rng))
@@ -92,18 +98,21 @@ def _calibration(
     """Calibrate the spread of the variable's rollouts, on windows with a recent past if any."""
     recent = recent_of(windows)
     rows = np.flatnonzero(np.isfinite(recent))
-    rows = rng.permutation(rows if len(rows) else len(windows))[:_SPREAD_WINDOWS]
+    rows = rng.permutation(rows if len(rows) else len(windows))
+    rows = rows[: windows.most(_SPREAD_WINDOWS)]
     part = windows.take(rows)
     if isinstance(model, WorldModel) and model.z_dim:  # its own z is what will be sampled
         native = NativeSampler(model, variable)
         drawn = sampled_variance(native, part, _SPREAD_SAMPLES, options.seed)
         return fit_spread(drawn, recent[rows], part)
     variance = []
-    for start in range(0, len(part), _SPREAD_BATCH):  # patch latents of all at once fill no memory
-        few = part.take(np.arange(start, min(start + _SPREAD_BATCH, len(part))))
+    batch = min(_SPREAD_BATCH, max(1, _SPREAD_NUMBERS // part.history[:1, 0].size))
+    for start in range(0, len(part), batch):  # patch latents of all at once fill the memory
+        few = part.take(np.arange(start, min(start + batch, len(part))))
         latents, _, epistemic = variable.rollouts(
             model, few.history, few.actions, _SPREAD_SAMPLES, options.seed
         )
+        latents = variable.compared(latents)
         aleatoric = latents.var(axis=1, ddof=1, dtype=np.float64).mean(axis=(2, 3))
         variance.append(aleatoric + epistemic)
     return fit_spread(np.concatenate(variance), recent[rows], part)
@@ -126,7 +135,7 @@ def conformalize_variable(
     calibration = conformalize_spread(
         make_sampler(model, variable),
         variable.calibration,
-        lengthen(windows),
+        lengthen(windows, pick=lambda episode: one_per_episode(episode, options.seed)),
         options.alpha,
         samples=options.samples,
         seed=options.seed,
@@ -146,6 +155,7 @@ def fit_observer(
     Of the inverse head's errors only the last fifth of the episodes, on which it was not fitted,
     sets their scale.
     """
+    episodes = [replace(e, latents=variable.compared(e.latents)) for e in episodes]
     actions = np.concatenate([episode.actions for episode in episodes])
     mean = actions.mean(axis=0)
     std = np.maximum(actions.std(axis=0), 1e-6)
@@ -174,7 +184,7 @@ def fit_observer(
 
 
 def fit_familiarity(
-    episodes: list[EncodedEpisode], options: CalibrateOptions, progress: Progress
+    episodes: Sequence[EncodedEpisode], options: CalibrateOptions, progress: Progress
 ) -> Flow | None:
     """Fit a flow to the token-mean latents; None where they are too few for one."""
     pooled = np.concatenate([e.latents.mean(axis=1) for e in episodes])
@@ -190,13 +200,15 @@ def action_use(model: Predictor, windows: Windows, steps: int, seed: int) -> tup
     A model that ignores its actions gives the same for both, and no actuator fault can show.
     """
     rng = np.random.default_rng(seed)
-    chosen = windows.take(np.sort(rng.permutation(len(windows))[:512]))
+    chosen = windows.take(np.sort(rng.permutation(len(windows))[: windows.most(512)]))
+    tokens, dim = chosen.observed.shape[2:]
     history = chosen.history.shape[1]
     shuffled = chosen.actions.copy()
     shuffled[:, history - 1 :] = shuffled[rng.permutation(len(chosen)), history - 1 :]
     errors = []
     for actions in (chosen.actions, shuffled):
         last = roll(model.predict, chosen.history, actions[:, : history - 1 + steps])[:, -1]
+        last = last[:, :tokens, :dim]
         errors.append(float(np.mean((last - chosen.observed[:, steps - 1]) ** 2)))
     return errors[0], errors[1]
 
@@ -205,6 +217,7 @@ def _blank(
     base: NDArray[np.float32], windows: Windows, options: CalibrateOptions
 ) -> LatentVariable:
     """A latent variable whose heads are not there yet: only its feature layout is used."""
+    tokens = windows.predicted.shape[2]
     nothing = MLP(
         center=np.zeros(1, np.float32), scale=np.ones(1, np.float32), weights=(), biases=()
     )
@@ -214,4 +227,5 @@ def _blank(
         scale_head=nothing,
         mean_heads=nothing,
         gain=np.ones(len(base), np.float32),
+        tokens=tokens if tokens < windows.history.shape[2] else None,
     )

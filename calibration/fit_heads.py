@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -99,7 +101,7 @@ def fit_whitener(values: NDArray[np.float32]) -> Whitener:
     return Whitener(mean=mean.astype(np.float32), whiten=whiten.astype(np.float32))
 
 
-def pooled_motion(episodes: list[EncodedEpisode]) -> NDArray[np.float32]:
+def pooled_motion(episodes: Sequence[EncodedEpisode]) -> NDArray[np.float32]:
     """Changes of the token-mean latent over one step, all episodes together: (M, D)."""
     return np.concatenate([np.diff(e.latents.mean(axis=1), axis=0) for e in episodes])
 
@@ -129,7 +131,8 @@ def fit_gain(
         # for all windows together.
         noise = variable.noise(transitions, len(predicted) - 1, seed, stream=index)
         residual = windows.observed[:, index] - windows.predicted[:, index]
-        missing = np.mean(residual.astype(np.float64) ** 2) - _sample_variance(predicted, count)
+        varied = _sample_variance(variable.compared(predicted), count)
+        missing = np.mean(residual.astype(np.float64) ** 2) - varied
         added = max(float(np.mean(variable.spread(transitions), dtype=np.float64)), 1e-30)
         gain[index] = np.sqrt(max(missing, 0.0) / added)
         latent = predicted + gain[index] * noise

@@ -50,8 +50,11 @@ def transitions_of(windows: Windows, step: int) -> Transitions:
 
 def residual_base(windows: Windows) -> NDArray[np.float32]:
     """Root mean square of the innovation per step and channel: (H, D) float32."""
-    residual = windows.observed - windows.predicted
-    base = np.sqrt(np.mean(residual.astype(np.float64) ** 2, axis=(0, 2)))
+    total = np.zeros(windows.predicted.shape[1:], np.float64)
+    for rows in windows.parts():
+        residual = windows.observed[rows] - windows.predicted[rows]
+        total += np.sum(residual.astype(np.float64) ** 2, axis=0)
+    base = np.sqrt(total.mean(axis=1) / len(windows))
     return np.asarray(np.maximum(base, 1e-4 * base.mean() + 1e-12), np.float32)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,16 +24,23 @@ _MINIMUM = 8
 """Fewest windows with a past that a share of recency is fitted on."""
 
 
-def lengthen(windows: Windows, extra: int = RECENT) -> Windows:
+def lengthen(
+    windows: Windows,
+    extra: int = RECENT,
+    pick: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
+) -> Windows:
     """Return the windows that have `extra` predecessors, their history reaching back to these.
 
-    windows: as `gather_windows` lays them out: those of an episode in order, one step apart.
+    windows: as `gather_windows` lays them out: those of an episode in order, one step apart. pick:
+    which of these, by the episode of each: all of patch latents would fill the memory.
     Returns histories (W, T + extra, N, D) and actions (W, T + extra - 1 + H, A), or the windows as
     they are where the episodes are so short that none has so many.
     """
     rows = np.flatnonzero(_predecessors(windows) >= extra)
     if not len(rows):
-        return windows
+        return windows if pick is None else windows.take(pick(windows.episode))
+    if pick is not None:
+        rows = rows[pick(windows.episode[rows])]
     older = [rows - k for k in range(extra, 0, -1)]
     first_latents = [windows.history[row, :1] for row in older]
     first_actions = [windows.actions[row, :1] for row in older]
@@ -129,8 +137,7 @@ def conformalize_spread(
     episodes that nothing was fitted on, histories as long as they will be at run time.
     Raises CalibrationError when there are too few episodes for alpha.
     """
-    rng, names = np.random.default_rng(seed), np.unique(windows.episode)
-    part = windows.take(np.array([rng.choice(np.flatnonzero(windows.episode == e)) for e in names]))
+    part = windows.take(one_per_episode(windows.episode, seed))
     error, spread = np.sqrt(_squared_error(part)), np.empty((len(part), part.horizon))
     for row in range(len(part)):
         futures = sampler.sample(part.history[row], part.actions[row], samples, seed + row)
@@ -148,18 +155,32 @@ def conformalize_spread(
     )
 
 
+def one_per_episode(episode: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Draw one row of each episode. episode: (W,), owner of every row."""
+    rng = np.random.default_rng(seed)
+    names = np.unique(episode)
+    return np.array([rng.choice(np.flatnonzero(episode == name)) for name in names])
+
+
 def _squared_error(windows: Windows) -> NDArray[np.float64]:
     """Mean square of observed minus predicted latent: (W, H) float64."""
-    residual = (windows.observed - windows.predicted).astype(np.float64)
-    return np.asarray(np.mean(residual**2, axis=(2, 3)))
+    parts = []
+    for rows in windows.parts():
+        residual = (windows.observed[rows] - windows.predicted[rows]).astype(np.float64)
+        parts.append(np.mean(residual**2, axis=(2, 3)))
+    return np.concatenate(parts)
 
 
 def _predecessors(windows: Windows) -> NDArray[np.int64]:
     """How many windows right before each one are its episode's, each a step earlier: (W,)."""
+    tokens, dim = windows.observed.shape[2:]
     follows = np.zeros(len(windows), bool)
-    follows[1:] = (windows.episode[1:] == windows.episode[:-1]) & np.all(
-        windows.observed[:-1, 0] == windows.history[1:, -1], axis=(1, 2)
-    )
+    follows[1:] = windows.episode[1:] == windows.episode[:-1]
+    for part in windows.parts():
+        later = slice(max(part.start, 1), part.stop)
+        before = windows.observed[later.start - 1 : part.stop - 1, 0]
+        newest = windows.history[later, -1, :tokens, :dim]
+        follows[later] &= np.all(before[: len(newest)] == newest, axis=(1, 2))
     rows = np.arange(len(windows))
     started = np.maximum.accumulate(np.where(follows, 0, rows))
     return np.asarray(rows - started, np.int64)

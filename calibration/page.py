@@ -24,10 +24,10 @@ def write_report(path: Path, report: VariantReport, bundle_name: str) -> None:
         f"{calibration.created_utc}",
         [
             _summary(report),
-            _coverage(report),
+            *([_coverage(report)] if report.coverage else []),
             *_groups(report),
-            reliability_section(report),
-            spread_section([report.spread]),
+            *([reliability_section(report)] if report.reliability else []),
+            *([spread_section([report.spread])] if report.spread is not None else []),
             _channels(report),
         ],
     )
@@ -65,7 +65,11 @@ def _summary(report: VariantReport) -> Section:
             "REJECT threshold",
             f"{thresholds.reject:.3f}, at most {100 * thresholds.reject_alpha:.3g} % of episodes",
         ],
-        ["4-step error, shuffled / commanded actions", f"{report.action_use.ratio:.2f}"],
+        *(
+            []
+            if report.action_use is None
+            else [["4-step error, shuffled / commanded actions", f"{report.action_use.ratio:.2f}"]]
+        ),
         [
             "calibrated for",
             f"{domain.rate_hz:g} Hz, episodes of {domain.steps_min} to {domain.steps_max} steps",

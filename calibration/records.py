@@ -125,6 +125,8 @@ class VariantReport(_Record, frozen=True, kw_only=True):
 
     false_alarms: held-out nominal episodes that pass the CAUTION threshold; rejections: the REJECT
     one. At most a share alpha would, unless calibration.risk says that CAUTION bounds a loss.
+    coverage, group_coverage, reliability, gain: empty, spread and action_use: null, for a model
+    that takes no actions.
     steps_alarmed: share of held-out steps above the caution threshold. seconds: per stage.
     """
 
@@ -135,8 +137,8 @@ class VariantReport(_Record, frozen=True, kw_only=True):
     false_alarms: Rate
     rejections: Rate
     steps_alarmed: float
-    spread: SpreadReport
-    action_use: ActionUse
+    spread: SpreadReport | None
+    action_use: ActionUse | None
     gain: tuple[float, ...]
     warnings: tuple[str, ...]
     seconds: dict[str, float]

@@ -18,7 +18,8 @@ from jepa_edge.bundle import sha256_file
 from jepa_edge.calibration.conformal import predictive_interval
 from jepa_edge.calibration_file import Calibration
 from jepa_edge.channels import first_step
-from jepa_edge.faults import FAULTS
+from jepa_edge.encoding import frame_of, steps_of
+from jepa_edge.faults import FAULTS, FaultKind
 from jepa_edge.faults.library import Injection
 from jepa_edge.json_text import json_bytes
 from jepa_edge.monitor import Monitor
@@ -31,7 +32,8 @@ FALSE_REFUSALS = 0.05
 """Probability, at most, that an engine as good as the calibrated one is refused by any check."""
 
 SELFTEST_FAULTS = ("occlusion", "freeze", "exposure", "salt", "inverted", "delay")
-"""Faults that recorded streams can show: four of the camera, two of the actuators."""
+"""Faults that recorded streams can show: four of the camera, two of the actuators, which only a
+model that takes actions can see."""
 
 
 FEW_EPISODES = 24
@@ -94,17 +96,22 @@ def prepare_selftest(
     chosen = sorted(int(n) for n in rng.choice(np.asarray(held_out), count, replace=False))
     loaded = [_without_state(recording.load(number)) for number in chosen]
     history = monitor.model.manifest.history
-    horizon = len(monitor.calibration.radii[0].energies)
-    shortest = min(len(episode.actions) for episode in loaded)
-    onset = max(first_step(history), shortest // 3)
+    horizon, clip = monitor.calibration.horizon, monitor.model.manifest.observation.clip
+    takes_actions = monitor.model.takes_actions
+    shortest = min(steps_of(len(episode.frames), clip) - 1 for episode in loaded)
+    onset = frame_of(max(first_step(history), shortest // 3), clip)
+    faults = [
+        name for name in SELFTEST_FAULTS if takes_actions or FAULTS[name].kind is FaultKind.CAMERA
+    ]
     plan = Plan(
         starts=tuple(
-            int(rng.integers(len(episode.frames) - history - horizon + 1)) for episode in loaded
+            int(rng.integers(len(episode.frames) - history - horizon + 1)) if takes_actions else 0
+            for episode in loaded
         ),
         alpha=monitor.calibration.alpha,
         faults=tuple(
             str(Injection(name=name, severity=FAULTS[name].severity, onset=onset))
-            for name in SELFTEST_FAULTS
+            for name in faults
         ),
     )
     counts = replay(monitor, loaded, plan, progress)

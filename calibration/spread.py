@@ -50,12 +50,17 @@ class HeadsOnly:
 
 def pick_windows(windows: Windows, per_episode: int, seed: int) -> Windows:
     """Draw a few windows of each episode at random, without repetition."""
+    return windows.take(pick_rows(windows.episode, per_episode, seed))
+
+
+def pick_rows(episode: NDArray[np.int64], per_episode: int, seed: int) -> NDArray[np.int64]:
+    """Draw a few rows of each episode. episode: (W,), owner of every row."""
     rng = np.random.default_rng(seed)
     rows = []
-    for name in np.unique(windows.episode):
-        own = np.flatnonzero(windows.episode == name)
+    for name in np.unique(episode):
+        own = np.flatnonzero(episode == name)
         rows.append(np.sort(rng.permutation(own)[:per_episode]))
-    return windows.take(np.concatenate(rows))
+    return np.concatenate(rows)
 
 
 def evaluate_spread(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -41,17 +41,20 @@ _SCORE_ONE = 0.9
 def fit_standardization(measured: Sequence[NDArray[np.float64]]) -> tuple[ChannelScale, ...]:
     """Scale every channel and tail so that its worst step per episode is seldom above 1.
 
-    measured: base channels of each episode, (T_k, 8). Each tail then spends a like share of the
+    measured: base channels of each episode, (T_k, 9); those that are NaN throughout are left out,
+    the model has them not. Each tail then spends a like share of the
     false alarms, however heavy it is; a common median and MAD would hand all of it to the
     heaviest. These constants carry no guarantee; the thresholds do, from other episodes.
     """
-    center = np.nanmedian(np.concatenate(measured), axis=0)
+    center = _over_steps(np.nanmedian, np.concatenate(measured))
     values = [channels(episode, center) for episode in measured]
-    centers = np.nanmedian(np.concatenate(values), axis=0)
-    highest = np.array([np.nanmax(episode, axis=0) for episode in values]) - centers
-    lowest = centers - np.array([np.nanmin(episode, axis=0) for episode in values])
+    centers = _over_steps(np.nanmedian, np.concatenate(values))
+    highest = np.array([_over_steps(np.nanmax, episode) for episode in values]) - centers
+    lowest = centers - np.array([_over_steps(np.nanmin, episode) for episode in values])
     scales = []
     for index, channel in enumerate(CHANNELS):
+        if np.isnan(centers[index]):
+            continue
         high = _positive(float(np.quantile(highest[:, index], _SCORE_ONE)))
         low = _positive(float(np.quantile(lowest[:, index], _SCORE_ONE)))
         scales.append(
@@ -163,6 +166,16 @@ def channel_scores(
     """Return the scores of all channels at all steps of one episode: (T', C)."""
     standard = standardization(scales)
     return standard.score(channels(measured, standard.center))
+
+
+def _over_steps(
+    function: Callable[..., NDArray[np.float64]], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Apply a function to each column of values (T, C) that holds a number; NaN elsewhere."""
+    known = ~np.isnan(values).all(axis=0)
+    result = np.full(values.shape[1], np.nan)
+    result[known] = function(values[:, known], axis=0)
+    return result
 
 
 def _positive(scale: float) -> float:

@@ -143,6 +143,9 @@ class Objective:
         radius: Sequence[float],
         world_mean: Sequence[float],
         world_whiten: Sequence[float],
+        distance: str,
+        energy_tokens: int,
+        energy_dim: int,
     ) -> None: ...
     def energies(
         self, latents: NDArray[np.float32], goals: NDArray[np.float32]
@@ -223,10 +226,51 @@ def shift_plan(
 class Resizer:
     """Scales images of three 8-bit channels with packed rows; threads take turns.
 
-    Raises ValueError for sides that are not 1 to 65535 pixels, and for another input size.
+    window: (top, left, height, width) of the scaled picture that is made; None makes it all.
+    Raises ValueError for sides that are not 1 to 65535 pixels, a window that leaves the picture,
+    and for another input size.
     """
 
     def __init__(
-        self, *, in_height: int, in_width: int, out_height: int, out_width: int
+        self,
+        *,
+        in_height: int,
+        in_width: int,
+        out_height: int,
+        out_width: int,
+        bicubic: bool = False,
+        window: tuple[int, int, int, int] | None = None,
     ) -> None: ...
     def resize(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
+
+class PixelFormat(Enum):
+    RGB = 0
+    BGR = 1
+    RGBA = 2
+    BGRA = 3
+    MONO = 4
+    NV12 = 5
+    YUYV = 6
+    UYVY = 7
+
+class ColorConverter:
+    """Turns camera buffers of one layout into RGB.
+
+    Raises ValueError for sides that the format cannot have, a stride shorter than a row, and a
+    buffer of fewer than `bytes` bytes.
+    """
+
+    bytes: int
+    def __init__(
+        self,
+        *,
+        format: PixelFormat,
+        height: int,
+        width: int,
+        stride: int,
+        bt709: bool = False,
+        full_range: bool = False,
+    ) -> None: ...
+    def convert(self, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
+    @staticmethod
+    def row_bytes(format: PixelFormat, width: int) -> int: ...

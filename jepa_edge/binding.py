@@ -50,12 +50,12 @@ Words = Annotated[str, Meta(min_length=1, max_length=200)]
 class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What moves the scores of a model.
 
-    engine_sha256: `Manifest.variant_sha256` of the graphs. preprocessing_sha256: of the observation
-    and action specs, and of what a Session does to a frame. scoring_sha256: of the constants and
-    the number of the formulas that turn latents into scores (`channels.scoring_sha256`). runtime:
-    inference library, version and provider; the digest of an engine that was compiled on the device
-    belongs in it. device_class: architecture and the instruction sets that kernels are chosen by,
-    or a GPU's name and compute capability.
+    engine_sha256: `Manifest.variant_sha256` of the graphs. preprocessing_sha256: of the
+    observation, action, state, latent and mask specs, and of what a Session does to a frame.
+    scoring_sha256: of the constants and the number of the formulas that turn latents into scores
+    (`channels.scoring_sha256`). runtime: inference library, version and provider; the digest of an
+    engine that was compiled on the device belongs in it. device_class: architecture and the
+    instruction sets that kernels are chosen by, or a GPU's name and compute capability.
     """
 
     engine_sha256: Sha256
@@ -77,9 +77,18 @@ def current_binding(model: WorldModel) -> Binding:
 
 
 def preprocessing_sha256(manifest: Manifest) -> str:
-    """Return the digest of all that happens to frames and actions on their way to the graphs."""
+    """Return the digest of all that happens to frames, actions and the robot's state on their way
+    to the graphs, and of what is hidden and compared of the latents."""
+    masks = manifest.masks
     canonical = msgspec.json.encode(
-        {"observation": manifest.observation, "action": manifest.action, "path": FRAME_PATH},
+        {
+            "observation": manifest.observation,
+            "action": manifest.action,
+            "state": manifest.state,
+            "latent": manifest.latent,
+            "masks": None if masks is None else [masks, manifest.files.get(masks.file)],
+            "path": FRAME_PATH,
+        },
         order="sorted",
     )
     return hashlib.sha256(canonical).hexdigest()
@@ -96,7 +105,7 @@ def model_mismatches(expected: Binding, actual: Binding) -> list[str]:
     if expected.preprocessing_sha256 != actual.preprocessing_sha256:
         told.append(
             f"the preprocessing is {actual.preprocessing_sha256[:12]}, calibrated was "
-            f"{expected.preprocessing_sha256[:12]} (frame size, color, rate, actions)"
+            f"{expected.preprocessing_sha256[:12]} (frame size, color, rate, actions, masks)"
         )
     if expected.scoring_sha256 != actual.scoring_sha256:
         told.append(

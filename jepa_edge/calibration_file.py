@@ -13,14 +13,14 @@ from msgspec import Meta
 
 from jepa_edge.binding import Binding, model_mismatches, preprocessing_sha256
 from jepa_edge.bundle import Bundle
-from jepa_edge.channels import CHANNELS, scoring_sha256
+from jepa_edge.channels import available, scoring_sha256
 from jepa_edge.drift import DriftReference
 from jepa_edge.errors import CalibrationError
 from jepa_edge.groups import ActionGroups
 from jepa_edge.manifest import Sha256, calibration_name, heads_name
 from jepa_edge.risk import RiskThreshold
 
-CALIBRATION_VERSION = 2
+CALIBRATION_VERSION = 3
 
 Probability = Annotated[float, Meta(gt=0.0, lt=1.0)]
 
@@ -121,7 +121,8 @@ class Radius(_Strict, frozen=True, kw_only=True):
 class Domain(_Strict, frozen=True, kw_only=True):
     """What the calibration episodes looked like; outside of it no guarantee holds.
 
-    steps_min, steps_max: actions per episode. action_low, action_high: raw units, length A.
+    rate_hz: model steps per second. steps_min, steps_max: model steps per episode. action_low,
+    action_high: raw units, length A; empty in a model that takes no actions.
     """
 
     rate_hz: float
@@ -151,10 +152,11 @@ class Calibration(_Strict, frozen=True, kw_only=True):
     heads_sha256: of calibration/<variant>.safetensors. episodes: how many per split (fit,
     standardize, conformal, test). data_sha256: over the sha256 of every episode file.
     episode_sha256: first 16 hex digits of each, risk data included, so that a test on one of them
-    is noticed; empty where that was not recorded. tools: versions of what made it. groups: radii
-    per size of action, null where there are too few episodes. drift: reference of the alarm for
-    slow drift. risk: evidence for a threshold that the user's own loss asked for;
-    `thresholds.caution` is not above it.
+    is noticed; empty where that was not recorded. tools: versions of what made it. channels: those
+    that the model has. radii: empty in a model that takes no actions, and predicts no step ahead.
+    groups: radii per size of action, null there and where there are too few episodes. drift:
+    reference of the alarm for slow drift. risk: evidence for a threshold that the user's own loss
+    asked for; `thresholds.caution` is not above it.
     """
 
     schema_version: int = CALIBRATION_VERSION
@@ -182,7 +184,9 @@ class Calibration(_Strict, frozen=True, kw_only=True):
                 f"schema_version is {self.schema_version}, this jepa-edge reads "
                 f"{CALIBRATION_VERSION}"
             )
-        if len({len(radius.energies) for radius in self.radii}) != 1:
+        if len({len(radius.energies) for radius in self.radii}) > 1 or (
+            not self.radii and self.domain.action_low
+        ):
             raise ValueError(
                 f"radii has {[len(radius.energies) for radius in self.radii]} steps per alpha, "
                 "expected one alpha or more, all with as many steps"
@@ -192,6 +196,11 @@ class Calibration(_Strict, frozen=True, kw_only=True):
                 f"caution is {self.thresholds.caution:g}, above the threshold "
                 f"{self.risk.threshold:g} that bounds the user's loss"
             )
+
+    @property
+    def horizon(self) -> int:
+        """Steps that have a radius; 0 in a model that takes no actions."""
+        return len(self.radii[0].energies) if self.radii else 0
 
     def radius(self, alpha: float) -> Radius:
         """Return the radii for one alpha. Raises CalibrationError when it was not calibrated."""
@@ -245,10 +254,11 @@ def read_calibration(bundle: Bundle, variant: str) -> Calibration:
             f"the bundle has {heads[:12]}; run `jepa-edge calibrate` again"
         )
     names = tuple(channel.name for channel in calibration.channels)
-    if names != tuple(channel.name for channel in CHANNELS):
+    expected = tuple(channel.name for channel in available(bundle.manifest))
+    if names != expected:
         raise CalibrationError(
             f"{bundle.path / name} has channels {', '.join(names)}, this jepa-edge watches "
-            f"{', '.join(c.name for c in CHANNELS)}; run `jepa-edge calibrate` again"
+            f"{', '.join(expected)}; run `jepa-edge calibrate` again"
         )
     return calibration
 

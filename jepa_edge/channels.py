@@ -9,8 +9,9 @@ that scores of all channels share one threshold.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -19,14 +20,16 @@ from numpy.typing import NDArray
 from jepa_edge.density import FLOW_STEPS, Flow
 from jepa_edge.flags import Reason
 from jepa_edge.latent_variable import LOG_LIMIT, LatentVariable, Predictor, Transitions
+from jepa_edge.manifest import Manifest
 from jepa_edge.mlp import INPUT_LIMIT, MLP, require
 from jepa_edge.rollout import roll
 from jepa_edge.spread import FADING, RECENT
 
-SCORING = 1
-"""Number of the formulas from latents to scores and spreads: of this module, density.py, mlp.py,
-latent_variable.py and spread.py. Raise it whenever one of them changes what comes out, and every
-calibration is refused; the constants count by themselves (`scoring_sha256`)."""
+SCORING = 2
+"""Number of the formulas from latents to scores and spreads: of this module, passive.py,
+density.py, mlp.py, latent_variable.py and spread.py. Raise it whenever one of them changes what
+comes out, and every calibration is refused; the constants count by themselves
+(`scoring_sha256`)."""
 
 LONG = 4
 """Steps of the longer prediction that is compared with what came."""
@@ -39,6 +42,13 @@ _DECAY = 0.8
 
 _FLOOR = 1e-12
 """Energies below this count as this: the logarithm of a frozen camera's motion stays finite."""
+
+_TOP_SHARE = 0.1
+"""Share of the tokens, those of the largest energy, that a local energy is the mean of."""
+
+_ROLL_NUMBERS = 1 << 22
+"""Numbers of the histories that are rolled at once, 16 MB of float32: a predictor of patches needs
+hundreds of times as much within."""
 
 _ACTION_FLOOR = 0.05
 """Added to both inverse-dynamics energies of the delay channel, about 1 if nominal: two commands
@@ -64,15 +74,19 @@ BASE_CHANNELS = (
     Channel(name="familiarity", reason=Reason.OUT_OF_DISTRIBUTION, low_tail=False, mean=True),
     Channel(name="spread", reason=Reason.PREDICTED_UNCERTAINTY, low_tail=False, mean=False),
     Channel(name="disagreement", reason=Reason.PREDICTED_UNCERTAINTY, low_tail=False, mean=False),
+    Channel(name="innovation_local", reason=Reason.INNOVATION, low_tail=False, mean=True),
 )
 """What is measured at every step, in this order.
 
 innovation, innovation_long: energy of the innovation 1 and LONG steps ahead; a frozen scene is too
-predictable, hence both tails. motion: change of the latent; a frozen camera has none. action: what
-the latents tell of the action against the command. delay: by how much a command of 1 to LAGS blocks
-ago explains the motion better than the present one. familiarity: how unlike the recorded latents
-this one is. spread: predicted aleatoric variance LONG steps ahead. disagreement: epistemic variance
-of the prediction.
+predictable, hence both tails. In a model without actions innovation is the masked energy: how badly
+what is hidden is predicted from what is seen. motion: change of the latent; a frozen camera has
+none. action: what the latents tell of the action against the command. delay: by how much a command
+of 1 to LAGS blocks ago explains the motion better than the present one. familiarity: how unlike the
+recorded latents this one is. spread: predicted aleatoric variance LONG steps ahead. disagreement:
+epistemic variance of the prediction. innovation_local: innovation over the tenth of the tokens that
+are worst, where there are several: a patch that is wrong must not be averaged away. `available`
+says which of them a model has; the others are NaN throughout.
 """
 
 CHANNELS = (
@@ -85,7 +99,23 @@ CHANNELS = (
 )
 """All channels: those measured, then their running means, which see weak but lasting faults."""
 
+
+def available(manifest: Manifest) -> tuple[Channel, ...]:
+    """Return the channels that a model has, in the order of CHANNELS.
+
+    Without actions nothing is predicted ahead: familiarity and motion, and with masks innovation.
+    """
+    if manifest.action is not None:
+        absent = set() if manifest.latent.compared[0] > 1 else {"innovation_local"}
+        names = {channel.name for channel in BASE_CHANNELS} - absent
+    else:
+        masked = {"innovation", "innovation_local"} if manifest.masks is not None else set()
+        names = {"motion", "familiarity"} | masked
+    return tuple(c for c in CHANNELS if c.name.removesuffix("_mean") in names)
+
+
 _SMOOTHED = [index for index, channel in enumerate(BASE_CHANNELS) if channel.mean]
+_LOCAL = [c.name for c in BASE_CHANNELS].index("innovation_local")
 _LONG_INDICES = np.array([c.name in ("innovation_long", "spread") for c in BASE_CHANNELS])
 _CLIP = 50.0  # a running mean recovers from one infinite energy
 
@@ -158,10 +188,21 @@ class Observer:
     action_whiten: Whitener
 
     def measure(self, steps: Steps) -> NDArray[np.float64]:
-        """Return BASE_CHANNELS of B steps, (B, 8), NaN where an episode is too young for one.
+        """Return BASE_CHANNELS of B steps, (B, 9), NaN where an episode is too young for one, or
+        the model has it not.
 
         An energy that is not a number counts as infinite: the model broke.
         """
+        variable = self.latent_variable
+        steps = replace(
+            steps,
+            before=variable.compared(steps.before),
+            previous=variable.compared(steps.previous),
+            observed=variable.compared(steps.observed),
+            predicted=variable.compared(steps.predicted),
+            long_previous=variable.compared(steps.long_previous),
+            long_predicted=variable.compared(steps.long_predicted),
+        )
         batch = len(steps.actions)
         # One step ahead, then LONG steps ahead: one call of the heads for both.
         both = Transitions(
@@ -170,10 +211,11 @@ class Observer:
             action=np.concatenate([steps.actions[:, 0]] * 2),
             step=np.repeat(np.array([1, LONG], np.int64), batch),
         )
-        variable = self.latent_variable
-        energy, spread = variable.energy_and_spread(
+        by_token, spread = variable.token_energies_and_spread(
             both, np.concatenate([steps.observed, steps.observed])
         )
+        energy = by_token.mean(axis=1)
+        several = by_token.shape[1] > 1
         ahead = Transitions(
             previous=steps.previous,
             predicted=steps.predicted,
@@ -191,11 +233,12 @@ class Observer:
             self.familiarity(steps.observed.mean(axis=1)),
             spread[batch:],
             variable.disagreement(ahead),
+            local_energy(by_token[:batch]),
         ]
-        stacked = np.stack(energies, axis=1).astype(np.float64)
-        stacked[np.isnan(stacked)] = np.inf
-        values = np.log(np.maximum(stacked, _FLOOR))
+        values = log_energies(np.stack(energies, axis=1))
         values[np.ix_(steps.young, _LONG_INDICES)] = np.nan
+        if not several:
+            values[:, _LOCAL] = np.nan
         return values
 
     def familiarity(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -211,7 +254,8 @@ class Observer:
     def check(self, dim: int, action: int) -> None:
         """Raise ValueError unless all arrays fit latents (N, D) and actions (A,), for any N.
 
-        dim: D. action: A. The heads work per token or on the token mean: none depends on N.
+        dim: D, of the part that energies compare. action: A. The heads work per token or on the
+        token mean: none depends on N.
         """
         self.latent_variable.check(dim, action)
         self.recorded.check("recorded", dim)
@@ -256,7 +300,7 @@ class Standardization:
     """Puts all channels on one scale. Arrays (C,) float64, in the order of CHANNELS.
 
     center: median. high, low: distance from it that counts as score 1, above and below; infinite
-    where the low tail is not watched.
+    where the low tail is not watched. A center is NaN where the model has not that channel.
     """
 
     center: NDArray[np.float64]
@@ -264,11 +308,24 @@ class Standardization:
     low: NDArray[np.float64]
 
     def score(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores (..., C) of channel values (..., C); -inf where a value is not there yet."""
+        """Scores (..., C) of channel values (..., C); -inf where one is not there, or not yet."""
         deviation = values - self.center
         with np.errstate(invalid="ignore"):  # an infinite value over an unwatched tail
             score = np.fmax(deviation / self.high, -deviation / self.low)
-        return np.where(np.isnan(values), -np.inf, score)
+        return np.where(np.isnan(deviation), -np.inf, score)
+
+
+def local_energy(energies: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Mean of the tenth of the tokens that have the largest energy, (B, N) -> (B,)."""
+    tokens = energies.shape[1]
+    top = math.ceil(_TOP_SHARE * tokens)
+    return np.asarray(np.partition(energies, tokens - top, axis=1)[:, tokens - top :].mean(axis=1))
+
+
+def log_energies(energies: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the logarithm of energies, any shape; one that is not a number counts as infinite."""
+    known = np.where(np.isnan(energies), np.inf, energies.astype(np.float64))
+    return np.asarray(np.log(np.maximum(known, _FLOOR)), np.float64)
 
 
 def inverse_features(
@@ -301,12 +358,13 @@ def channels(
     center: NDArray[np.float64],
     start: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Complete the channels of consecutive steps: (T, 8) -> (T, C), running means last.
+    """Complete the channels of consecutive steps: (T, 9) -> (T, C), running means last.
 
-    center: of the base channels, (8,) or longer. start: the running means of the step before, the
-    last columns of its row; None at the start of an episode.
+    center: of the base channels, (9,) or longer, NaN for those that the model has not. start: the
+    running means of the step before, the last columns of its row; None at the start of an episode.
     """
     means = running_means(measured[:, _SMOOTHED] - center[_SMOOTHED], start)
+    means[:, np.isnan(center[_SMOOTHED])] = np.nan
     return np.concatenate([measured, means], axis=1)
 
 
@@ -316,8 +374,11 @@ def episode_rollouts(
     actions: NDArray[np.float32],
     history: int,
     horizon: int,
+    compared: tuple[int | None, int | None] = (None, None),
 ) -> NDArray[np.float32]:
     """Roll the model from every full history in an episode: (T - history + 1, horizon, N, D).
+
+    compared: how many tokens and channels of the predictions are kept; None for all.
 
     latents: (T + 1, N, D) float32. actions: (T, A) float32, raw units. history: the model's. Row s
     starts at latent s + history - 1. A rollout that reaches past the end of the episode goes on
@@ -326,7 +387,14 @@ def episode_rollouts(
     total = len(actions)
     first = np.arange(total - history + 1)[:, None]
     taken = np.minimum(first + np.arange(history - 1 + horizon), total - 1)
-    return roll(model.predict, latents[first + np.arange(history)], actions[taken])
+    size = max(1, _ROLL_NUMBERS // (history * latents[0].size))
+    tokens, dim = compared
+    parts = []
+    for start in range(0, max(1, len(first)), size):
+        rows = slice(start, start + size)
+        past = latents[first[rows] + np.arange(history)]
+        parts.append(roll(model.predict, past, actions[taken[rows]])[..., :tokens, :dim])
+    return np.concatenate(parts)
 
 
 def episode_steps(
@@ -371,6 +439,7 @@ def scoring_sha256() -> str:
         "decay": _DECAY,
         "floor": _FLOOR,
         "action_floor": _ACTION_FLOOR,
+        "top_share": _TOP_SHARE,
         "clip": _CLIP,
         "flow_steps": FLOW_STEPS,
         "log_limit": LOG_LIMIT,

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge.errors import InputError
-from jepa_edge.manifest import ClipSpec
+from jepa_edge.manifest import ClipSpec, Manifest
 
 
 class ClipBuffer:
@@ -32,6 +33,12 @@ class ClipBuffer:
     def fits_next(self) -> bool:
         """Whether any clip shows the next frame: of the others the pixels do not matter."""
         return self._pushed % self.spec.stride == 0
+
+    def skip(self) -> None:
+        """Count a frame that no clip shows, without its pixels. Raises InputError for another."""
+        if self.fits_next:
+            raise InputError("the next frame is part of a clip, expected its pixels; push it")
+        self._pushed += 1
 
     def push(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """Take a camera frame, (H, W, 3) uint8; return the clip (F, H, W, 3) that it ends, if any.
@@ -72,6 +79,17 @@ def clips_of(frames: NDArray[np.uint8], spec: ClipSpec) -> Iterator[tuple[int, N
         clip = frames[newest - spec.span + 1 : newest + 1 : spec.stride]
         clip.flags.writeable = False
         yield newest, clip
+
+
+def by_camera_frame(manifest: Manifest) -> Manifest:
+    """Return what a model would say that takes the same camera's frames one by one.
+
+    For what is read or recorded before clips are made of it; the same where the model takes none.
+    """
+    observation = msgspec.structs.replace(
+        manifest.observation, clip=None, rate_hz=manifest.observation.camera_rate_hz
+    )
+    return msgspec.structs.replace(manifest, observation=observation)
 
 
 def _ends_clip(index: int, spec: ClipSpec) -> bool:

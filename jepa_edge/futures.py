@@ -34,7 +34,9 @@ class FutureSampler:
 
     def __init__(self, model: WorldModel, variable: LatentVariable) -> None:
         self._model, self._variable = model, variable
-        self._engine = model.own_engine()
+        latent = model.manifest.latent
+        whole = latent.compared == (latent.tokens, latent.dim)
+        self._engine = model.own_engine() if whole else None  # its noise is for all of a latent
         self._lock = threading.Lock()
         self._noise: tuple[int, int, _core.LatentNoise] | None = None
         self.precision: Precision | None = None
@@ -56,18 +58,18 @@ class FutureSampler:
         if self._engine is None:
             return self._variable.rollout(self._model, history, actions, samples, seed)
         latent = (manifest.history, manifest.latent.tokens, manifest.latent.dim)
-        past = manifest.history - 1
+        action, past = manifest.require_action(), manifest.history - 1
         if (
             history.shape != latent
             or actions.ndim != 2
-            or actions.shape[1] != manifest.action.dim
+            or actions.shape[1] != action.dim
             or samples < 2
             or len(actions) <= past
         ):
             raise InputError(
                 f"got {samples} samples, history {history.shape} and actions {actions.shape}; "
                 f"expected 2 or more samples, {latent} and ({past} past blocks plus one or more "
-                f"future ones, {manifest.action.dim})"
+                f"future ones, {action.dim})"
             )
         horizon, rows = len(actions) - past, samples + 1  # row 0 is the noise-free prediction
         core, noise = self._reserve(self._engine, horizon, rows)
@@ -165,7 +167,8 @@ class NativeSampler:
                 )
                 epistemic[step] = self._variable.disagreement(transition)[0]
             window = np.concatenate([window[:, 1:], latents[:, None, step]], axis=1)
-        return Futures.of(latents[1:], latents[0], epistemic)
+        compared = self._model.manifest.latent.compared
+        return Futures.of(latents[1:], latents[0], epistemic, compared)
 
 
 class CalibratedSampler:
@@ -177,10 +180,16 @@ class CalibratedSampler:
     """
 
     def __init__(
-        self, model: Predictor, sampler: Sampler, calibration: SpreadCalibration, history: int
+        self,
+        model: Predictor,
+        sampler: Sampler,
+        calibration: SpreadCalibration,
+        history: int,
+        compared: tuple[int | None, int | None] = (None, None),
     ) -> None:
-        """history: T, latents that the model predicts from."""
-        self._model, self._sampler = model, sampler
+        """history: T, latents that the model predicts from. compared: tokens and channels that
+        errors count; None for all."""
+        self._model, self._sampler, self._compared = model, sampler, compared
         self._calibration, self._history = calibration, history
 
     def sample(
@@ -200,7 +209,9 @@ class CalibratedSampler:
         futures = self._sampler.sample(history[older:], actions[older:], samples, seed)
         recent = None
         if older and self._calibration.recency > 0.0:
-            recent = recent_energy(self._model, history[None], actions[None], self._history)
+            recent = recent_energy(
+                self._model, history[None], actions[None], self._history, self._compared
+            )
         variance = futures.aleatoric.astype(np.float64) + futures.epistemic
         spread = self._calibration.spread(variance, None if recent is None else recent[0])
         used = min(len(history), self._history + RECENT)
@@ -221,7 +232,10 @@ def make_sampler(model: WorldModel, variable: LatentVariable) -> Sampler:
     sampler: Sampler = own(model, variable)
     if variable.calibration is None:
         return sampler
-    return CalibratedSampler(model, sampler, variable.calibration, model.manifest.history)
+    spec = model.manifest
+    return CalibratedSampler(
+        model, sampler, variable.calibration, spec.history, spec.latent.compared
+    )
 
 
 def recent_energy(
@@ -229,12 +243,14 @@ def recent_energy(
     history: NDArray[np.float32],
     actions: NDArray[np.float32],
     steps: int,
+    compared: tuple[int | None, int | None] = (None, None),
 ) -> NDArray[np.float64]:
     """Mean squared innovation of the newest latents, the newest weighing most: (B,) float64.
 
     history: (B, T + R, N, D), R of 1 or more; at most RECENT are used. actions: (B, T + R - 1 or
-    more, A), raw units, the first ones lie between the latents. steps: T. Per latent number;
-    infinite where a prediction or a latent is not finite: the model broke.
+    more, A), raw units, the first ones lie between the latents. steps: T. compared: as of
+    `Futures.of`. Per latent number; infinite where a prediction or a latent is not finite: the
+    model broke.
     """
     batch, length = history.shape[:2]
     count = min(length - steps, RECENT)
@@ -243,6 +259,8 @@ def recent_energy(
     taken = np.concatenate([actions[:, end - steps : end] for end in ends])
     predicted = model.predict(np.ascontiguousarray(windows), np.ascontiguousarray(taken))
     observed = np.concatenate([history[:, end] for end in ends])
-    squared = np.mean((observed.astype(np.float64) - predicted) ** 2, axis=(1, 2))
+    tokens, dim = compared
+    residual = (observed.astype(np.float64) - predicted)[:, :tokens, :dim]
+    squared = np.mean(residual**2, axis=(1, 2))
     squared = np.where(np.isfinite(squared), squared, np.inf)
     return recent_mean(squared.reshape(count, batch))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -11,23 +13,57 @@ from numpy.typing import NDArray
 
 from jepa_edge import _core
 from jepa_edge.errors import InputError
+from jepa_edge.manifest import ObservationSpec
 
 Fit = Literal["exact", "crop", "stretch"]
-FITS: tuple[str, ...] = get_args(Fit)
+Filter = Literal["bilinear", "bicubic"]
+Offset = Literal["round", "floor"]
+MODEL_FIT = "model"
+FITS: tuple[str, ...] = (MODEL_FIT, *get_args(Fit))
+"""What a user may choose; "model" is what the manifest says, or "exact" where it says nothing."""
 
 
-def fit_image(pixels: NDArray[np.uint8], height: int, width: int, fit: Fit) -> NDArray[np.uint8]:
-    """Return a picture of the model's size: (height, width, 3) uint8.
+def fit_to(
+    spec: ObservationSpec,
+    pixels: NDArray[np.uint8],
+    choice: str = MODEL_FIT,
+    *,
+    offset: Offset = "round",
+) -> NDArray[np.uint8]:
+    """Return a picture of the model's size, (height, width, 3) uint8, fitted as it was trained.
+
+    pixels: (H, W, 3) uint8; one of the model's size counts as fitted already. choice: one of FITS.
+    offset: where the middle begins, of a fit by short_side: round(spare / 2), half to even, as
+    torchvision's CenterCrop, or "floor", as transformers' processors: another pixel in a fourth of
+    all sizes. The longer side is int(short_side * long / short), as in both. The bytes are those of
+    torchvision on Pillow's pictures; on tensors of bytes it differs by one level itself.
+    Raises InputError for a picture of another type, or of a size that may not be changed.
+    """
+    fit = spec.fit
+    scaling: Filter = "bilinear" if fit is None else fit.filter
+    if choice != MODEL_FIT or fit is None:
+        geometry: Fit = "exact" if choice == MODEL_FIT else choice  # type: ignore[assignment]
+        return fit_image(pixels, spec.height, spec.width, geometry, scaling)
+    if fit.stretch or fit.short_side is None:
+        geometry = "stretch" if fit.stretch else "crop"
+        return fit_image(pixels, spec.height, spec.width, geometry, scaling)
+    _check_picture(pixels)
+    if pixels.shape[:2] == (spec.height, spec.width):
+        return pixels
+    return _scale_and_cut(pixels, spec.height, spec.width, fit.short_side, scaling, offset)
+
+
+def fit_image(
+    pixels: NDArray[np.uint8], height: int, width: int, fit: Fit, filter: Filter = "bilinear"
+) -> NDArray[np.uint8]:
+    """Return a picture of the size asked for: (height, width, 3) uint8.
 
     pixels: (H, W, 3) uint8. fit: "exact" takes no other size than the model's; "crop" cuts the
     middle out, as large as it goes in the model's aspect ratio, and scales that; "stretch" scales
-    the whole picture. Scaling is the antialiased bilinear filter of Pillow and torchvision.
+    the whole picture. filter: antialiased, as of Pillow and torchvision.
     Raises InputError for a picture of another type or, with "exact", of another size.
     """
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise InputError(
-            f"the picture is {pixels.dtype} with shape {pixels.shape}, expected uint8 (H, W, 3)"
-        )
+    _check_picture(pixels)
     if pixels.shape[:2] == (height, width):
         return pixels
     if fit == "exact":
@@ -38,9 +74,51 @@ def fit_image(pixels: NDArray[np.uint8], height: int, width: int, fit: Fit) -> N
         )
     if fit == "crop":
         pixels = _middle(pixels, height, width)
+    return _scaled(pixels, (height, width), filter, (0, 0, height, width))
+
+
+def _scale_and_cut(
+    pixels: NDArray[np.uint8],
+    height: int,
+    width: int,
+    short_side: int,
+    filter: Filter,
+    offset: Offset,
+) -> NDArray[np.uint8]:
+    """Scale until the shorter side is short_side, and cut the middle out."""
+    have = pixels.shape[:2]
+    longer = int(short_side * max(have) / min(have))
+    scaled = (longer, short_side) if have[0] > have[1] else (short_side, longer)
+    if scaled[0] < height or scaled[1] < width:
+        raise InputError(
+            f"the picture of {have[0]} x {have[1]} pixels (height x width), scaled to a shorter "
+            f"side of {short_side}, is {scaled[0]} x {scaled[1]}, less than the model's "
+            f"{height} x {width}; set image_fit to crop or stretch, or turn the camera"
+        )
+    half: Callable[[float], int] = round if offset == "round" else math.floor
+    top, left = half((scaled[0] - height) / 2), half((scaled[1] - width) / 2)
+    if scaled == have:
+        return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    return _scaled(pixels, scaled, filter, (top, left, height, width))
+
+
+def _scaled(
+    pixels: NDArray[np.uint8],
+    size: tuple[int, int],
+    filter: Filter,
+    window: tuple[int, int, int, int],
+) -> NDArray[np.uint8]:
+    """The window (top, left, height, width) of the picture scaled to (height, width)."""
     if pixels.strides[1:] != (3, 1):
         pixels = np.ascontiguousarray(pixels)
-    return _resizer(*pixels.shape[:2], height, width).resize(pixels)
+    return _resizer(pixels.shape[:2], size, filter == "bicubic", window).resize(pixels)
+
+
+def _check_picture(pixels: NDArray[np.uint8]) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise InputError(
+            f"the picture is {pixels.dtype} with shape {pixels.shape}, expected uint8 (H, W, 3)"
+        )
 
 
 def _middle(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -53,7 +131,14 @@ def _middle(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.ui
 
 
 @lru_cache(maxsize=8)
-def _resizer(in_height: int, in_width: int, out_height: int, out_width: int) -> _core.Resizer:
+def _resizer(
+    have: tuple[int, int], size: tuple[int, int], bicubic: bool, window: tuple[int, int, int, int]
+) -> _core.Resizer:
     return _core.Resizer(
-        in_height=in_height, in_width=in_width, out_height=out_height, out_width=out_width
+        in_height=have[0],
+        in_width=have[1],
+        out_height=size[0],
+        out_width=size[1],
+        bicubic=bicubic,
+        window=window,
     )

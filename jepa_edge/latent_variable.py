@@ -9,8 +9,8 @@ that each predict the mean of the innovation from their own bootstrap sample of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,10 @@ from jepa_edge.spread import SpreadCalibration
 
 LOG_LIMIT = 3.0
 """The head may move a log variance this far from its average over the fitting data."""
+
+_PART = 1 << 26
+"""Numbers of the covariance's low-rank part that are held at once, 256 MB: patch latents of a whole
+episode would fill the memory."""
 
 
 class Predictor(Protocol):
@@ -55,13 +59,13 @@ class Futures:
 
     latents: (S, H, N, D) float32. mean: (H, N, D) float32, the model's own prediction, z = 0.
     aleatoric: (H,) float32, variance over the samples of z. epistemic: (H,) float32, variance over
-    the mean heads, or over dropout masks. Both are averages over the N x D numbers of a latent, in
-    squared latent units; by the law of total variance their sum is the variance of the latent to
-    come. spread: (H,) float32, the error to expect of `mean`, root mean square per latent number;
-    calibrated per horizon by `CalibratedSampler`, else the root of that sum. bound: (H,) float32,
-    which the realized error exceeds with probability alpha or less. usual: (H,) float32, which the
-    spread of a nominal run exceeds with probability alpha or less. Both are None without a
-    calibration for as many samples and older latents.
+    the mean heads, or over dropout masks. Both are averages over the numbers of a latent that
+    energies compare, in squared latent units; by the law of total variance their sum is the
+    variance of the latent to come. spread: (H,) float32, the error to expect of `mean`, root mean
+    square per latent number; calibrated per horizon by `CalibratedSampler`, else the root of that
+    sum. bound: (H,) float32, which the realized error exceeds with probability alpha or less.
+    usual: (H,) float32, which the spread of a nominal run exceeds with probability alpha or less.
+    Both are None without a calibration for as many samples and older latents.
     """
 
     latents: NDArray[np.float32]
@@ -78,12 +82,15 @@ class Futures:
         latents: NDArray[np.float32],
         mean: NDArray[np.float32],
         epistemic: NDArray[np.float32] | None = None,
+        compared: tuple[int | None, int | None] = (None, None),
     ) -> Futures:
         """Put samples (S, H, N, D) and their center (H, N, D) together; the samples vary by z.
 
-        epistemic: (H,), None for 0: nothing is known of the model's own ignorance.
+        epistemic: (H,), None for 0: nothing is known of the model's own ignorance. compared: how
+        many tokens and channels energies compare (`LatentSpec.compared`); None for all.
         """
-        aleatoric = latents.var(axis=0, ddof=1).mean(axis=(1, 2))
+        tokens, dim = compared
+        aleatoric = latents[..., :tokens, :dim].var(axis=0, ddof=1).mean(axis=(1, 2))
         if epistemic is None:
             epistemic = np.zeros_like(aleatoric)
         return cls(
@@ -120,12 +127,16 @@ class Sampler(Protocol):
 class LatentVariable:
     """A fitted latent variable; `jepa-edge calibrate` makes it.
 
+    It knows the first `tokens` tokens and D channels of a latent; what lies behind is the robot's
+    own state, which takes no noise. Latents are given and returned whole.
+
     base: (H, D) float32, root mean square of the innovation per step and channel, latent units.
     factor: (D, R) float32, directions of the common scatter, in units of base.
     scale_head: outputs (B, D + R), log variances relative to base. mean_heads: outputs (K, B, D),
     the innovation's mean in units of base. gain: (H,) float32, amplitude of the noise that is
     added at each step of a sampled rollout, so that its spread grows as the realized error does.
-    calibration: of the spread that is published, per horizon; None before it was fitted.
+    calibration: of the spread that is published, per horizon; None before it was fitted. tokens:
+    None for all.
     """
 
     base: NDArray[np.float32]
@@ -134,6 +145,11 @@ class LatentVariable:
     mean_heads: MLP
     gain: NDArray[np.float32]
     calibration: SpreadCalibration | None = None
+    tokens: int | None = None
+
+    def compared(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the part of latents (..., N, D) that energies compare, a view."""
+        return latents[..., : self.tokens, : self.base.shape[1]]
 
     @property
     def horizon(self) -> int:
@@ -150,8 +166,10 @@ class LatentVariable:
 
         Latent before, predicted change, action, step (one-hot).
         """
-        tokens = transitions.predicted.shape[1]
-        rows = [_rows(transitions.previous), _rows(transitions.predicted - transitions.previous)]
+        previous = self.compared(transitions.previous)
+        predicted = self.compared(transitions.predicted)
+        tokens = predicted.shape[1]
+        rows = [_rows(previous), _rows(predicted - previous)]
         rows.append(np.repeat(transitions.action, tokens, axis=0))
         one_hot = np.eye(self.horizon, dtype=np.float32)[self._index(transitions.step)]
         rows.append(np.repeat(one_hot, tokens, axis=0))
@@ -161,9 +179,7 @@ class LatentVariable:
         """Return the covariance per token: variance (B * N, D), factor (B * N, D, R)."""
         dim = self.factor.shape[0]
         out = bounded(self.scale_head(self.features(transitions)))
-        base = np.repeat(
-            self.base[self._index(transitions.step)], transitions.predicted.shape[1], axis=0
-        )
+        base = self._base(transitions)
         variance = base**2 * np.exp(out[:, :dim])
         factor = base[:, :, None] * self.factor * np.exp(0.5 * out[:, None, dim:])
         return variance, factor
@@ -182,30 +198,41 @@ class LatentVariable:
         self, transitions: Transitions, observed: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return `energy` and `spread`, (B,) each, at the price of one."""
-        batch, tokens = observed.shape[:2]
-        variance, factor = self.gaussian(transitions)
-        residual = _rows(observed - transitions.predicted)
-        energy = _core.innovation_energy(
-            np.ascontiguousarray(variance), np.ascontiguousarray(factor), residual
-        )
-        return (
-            np.asarray(energy.reshape(batch, tokens).mean(axis=1), np.float32),
-            _mean_variance(variance, factor, batch),
-        )
+        energies, spread = self.token_energies_and_spread(transitions, observed)
+        return np.asarray(energies.mean(axis=1), np.float32), spread
+
+    def token_energies_and_spread(
+        self, transitions: Transitions, observed: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the innovation energy of every token (B, N), and `spread` (B,)."""
+        energies, spreads = [], []
+        for rows, part in self._parts(transitions):
+            variance, factor = self.gaussian(part)
+            seen = self.compared(observed[rows])
+            residual = _rows(seen - self.compared(part.predicted))
+            energy = _core.innovation_energy(
+                np.ascontiguousarray(variance), np.ascontiguousarray(factor), residual
+            )
+            energies.append(energy.reshape(seen.shape[:2]))
+            spreads.append(_mean_variance(variance, factor, len(seen)))
+        return np.concatenate(energies), np.concatenate(spreads)
 
     def spread(self, transitions: Transitions) -> NDArray[np.float32]:
         """Mean predicted variance per latent number, trace(Sigma) / D: (B,) float32."""
-        variance, factor = self.gaussian(transitions)
-        return _mean_variance(variance, factor, len(transitions.step))
+        parts = []
+        for _, part in self._parts(transitions):
+            variance, factor = self.gaussian(part)
+            parts.append(_mean_variance(variance, factor, len(part.step)))
+        return np.concatenate(parts)
 
     def disagreement(self, transitions: Transitions) -> NDArray[np.float32]:
         """Mean variance of the mean heads per latent number: (B,) float32, epistemic."""
-        base = np.repeat(
-            self.base[self._index(transitions.step)], transitions.predicted.shape[1], axis=0
-        )
-        means = self.mean_heads(self.features(transitions)) * base
-        variance = means.var(axis=0)
-        return np.asarray(variance.reshape(len(transitions.step), -1).mean(axis=1), np.float32)
+        parts = []
+        for _, part in self._parts(transitions):
+            means = self.mean_heads(self.features(part)) * self._base(part)
+            variance = means.var(axis=0)
+            parts.append(variance.reshape(len(part.step), -1).mean(axis=1))
+        return np.asarray(np.concatenate(parts), np.float32)
 
     def rollout(
         self,
@@ -223,7 +250,7 @@ class LatentVariable:
         Raises InputError on any other shape or fewer than 2 samples.
         """
         latents, mean, epistemic = self.rollouts(model, history[None], actions[None], samples, seed)
-        return Futures.of(latents[0], mean[0], epistemic[0])
+        return Futures.of(latents[0], mean[0], epistemic[0], (self.tokens, self.base.shape[1]))
 
     def rollouts(
         self,
@@ -279,13 +306,14 @@ class LatentVariable:
     def noise(
         self, transitions: Transitions, samples: int, seed: int, stream: int
     ) -> NDArray[np.float32]:
-        """Draw L z for rows in groups of samples + 1: (B, N, D), zero in each group's first row.
+        """Draw L z for rows in groups of samples + 1: (B, N, D), zero in each group's first row
+        and in the part of a latent that energies do not compare.
 
         Every group gets the same z. stream: the step's number, so that steps are independent.
         Each number of z is shifted and scaled to mean 0 and variance 1 over its samples: of few
         samples that all share one z, chance would otherwise bias every spread alike.
         """
-        rows, tokens, dim = transitions.predicted.shape
+        rows, tokens, dim = self.compared(transitions.predicted).shape
         per_token = dim + self.rank
         z = np.zeros((samples + 1, tokens * per_token), np.float32)
         drawn = _core.standard_normal(seed, stream, samples * tokens * per_token)
@@ -294,12 +322,17 @@ class LatentVariable:
         tiled = np.tile(z.reshape(-1, per_token), (rows // (samples + 1), 1))
         variance, factor = self.gaussian(transitions)
         noise = _core.sample(np.ascontiguousarray(variance), np.ascontiguousarray(factor), tiled)
-        return np.asarray(noise, np.float32).reshape(rows, tokens, dim)
+        noise = np.asarray(noise, np.float32).reshape(rows, tokens, dim)
+        if noise.shape == transitions.predicted.shape:
+            return noise
+        whole = np.zeros_like(transitions.predicted, np.float32)
+        whole[:, :tokens, :dim] = noise
+        return whole
 
     def check(self, dim: int, action: int) -> None:
         """Raise ValueError unless all arrays fit latents (N, D) and actions (A,), for any N.
 
-        dim: D. action: A.
+        dim: D, of the part that energies compare. action: A.
         """
         horizon = len(self.base) if self.base.ndim else 0
         rank = self.factor.shape[-1] if self.factor.ndim else 0
@@ -323,6 +356,28 @@ class LatentVariable:
     def _index(self, step: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.minimum(step, self.horizon) - 1
 
+    def _base(self, transitions: Transitions) -> NDArray[np.float32]:
+        """The scale of every row (B * N, D)."""
+        tokens = self.compared(transitions.predicted).shape[1]
+        return np.repeat(self.base[self._index(transitions.step)], tokens, axis=0)
+
+    def _parts(self, transitions: Transitions) -> Iterator[tuple[slice, Transitions]]:
+        """Part transitions so that what is computed for one part fits into memory."""
+        tokens, dim = self.compared(transitions.predicted).shape[1:]
+        size = max(1, _PART // (tokens * dim * self.rank))
+        for start in range(0, max(1, len(transitions.step)), size):
+            rows = slice(start, start + size)
+            yield (
+                rows,
+                replace(
+                    transitions,
+                    previous=transitions.previous[rows],
+                    predicted=transitions.predicted[rows],
+                    action=transitions.action[rows],
+                    step=transitions.step[rows],
+                ),
+            )
+
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Name every array for storage."""
         return {
@@ -332,6 +387,7 @@ class LatentVariable:
             **self.scale_head.to_arrays("scale_head"),
             **self.mean_heads.to_arrays("mean_heads"),
             **({} if self.calibration is None else self.calibration.to_arrays()),
+            **({} if self.tokens is None else {"tokens": np.array([self.tokens], np.float32)}),
         }
 
     @classmethod
@@ -344,7 +400,18 @@ class LatentVariable:
             scale_head=MLP.from_arrays(arrays, "scale_head"),
             mean_heads=MLP.from_arrays(arrays, "mean_heads"),
             calibration=SpreadCalibration.from_arrays(arrays),
+            tokens=_tokens(arrays),
         )
+
+
+def _tokens(arrays: Mapping[str, NDArray[np.float32]]) -> int | None:
+    """Read the number of tokens, None for all. Raises ValueError when it is none."""
+    if "tokens" not in arrays:
+        return None
+    number = float(arrays["tokens"].item())  # ValueError unless it is one number
+    if not 1.0 <= number <= 1e6:
+        raise ValueError(f"tokens is {number:g}, expected 1 or more")
+    return int(number)
 
 
 def bounded(log_variance: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -33,6 +33,7 @@ from jepa_edge.flags import Level, Reason
 from jepa_edge.futures import make_sampler
 from jepa_edge.latent_variable import Futures, LatentVariable, Sampler
 from jepa_edge.manifest import heads_name
+from jepa_edge.passive import PassiveObserver, pool
 from jepa_edge.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,8 @@ _UNCHECKED = "not checked against this machine; get the monitor from Monitor.loa
 class ChannelScores:
     """What a monitor says about one step.
 
-    values, scores: (C,) float64 in the order of CHANNELS; a channel that is not there yet has NaN
-    and -inf. score: the largest score. level: NOMINAL, CAUTION or REJECT by the thresholds.
+    values, scores: (C,) float64 in the order of CHANNELS; a channel that is not there, or not yet,
+    has NaN and -inf. score: the largest score. level: NOMINAL, CAUTION or REJECT by the thresholds.
     reasons: of all channels whose score exceeds the caution threshold. confidence: conformal
     p-value of the score among the worst steps of nominal episodes; near 1 for an ordinary step.
     """
@@ -69,17 +70,20 @@ class ChannelScores:
 class Monitor:
     """Streams through one episode at a time; `reset` between episodes.
 
-    `update` costs one predictor call with a batch of at most LONG. One that was not loaded from a
-    bundle is not armed.
+    `update` costs one predictor call with a batch of at most LONG, and none in a model that takes
+    no actions. One that was not loaded from a bundle is not armed.
     """
 
-    def __init__(self, model: WorldModel, observer: Observer, calibration: Calibration) -> None:
+    def __init__(
+        self, model: WorldModel, observer: Observer | PassiveObserver, calibration: Calibration
+    ) -> None:
         self.model = model
         self.observer = observer
         self.calibration = calibration
         self._disarmed_reason = _UNCHECKED
         self.standardization = standardization(calibration.channels)
         self._history = model.manifest.history
+        self._compared = model.manifest.latent.compared
         self.drift = DriftMonitor(calibration.drift)
         self._sampler: Sampler | None = None
         self._seen = 0
@@ -95,12 +99,10 @@ class Monitor:
         Raises CalibrationError when there is none, it was made for other graphs, or its numbers
         do not fit the model's latents and actions.
         """
-        manifest = model.manifest
         calibration = read_calibration(model.bundle, model.variant)
         name = heads_name(model.variant)
         try:
-            observer = Observer.from_arrays(_read_heads(model.bundle.file(name)))
-            observer.check(manifest.latent.dim, manifest.action.dim)
+            observer = _read_observer(model, model.bundle.file(name))
         except KeyError as error:
             raise CalibrationError(
                 f"{model.bundle.path / name} lacks the array {error}, expected every head; "
@@ -112,10 +114,11 @@ class Monitor:
                 "run `jepa-edge calibrate` again"
             ) from error
         numbers = len(calibration.domain.action_low)
-        if numbers != manifest.action.dim:
+        expected = 0 if model.manifest.action is None else model.manifest.action.dim
+        if numbers != expected:
             raise CalibrationError(
                 f"{model.bundle.path}: calibrated for {numbers} numbers per action, the model "
-                f"takes {manifest.action.dim}; run `jepa-edge calibrate` again"
+                f"takes {expected}; run `jepa-edge calibrate` again"
             )
         monitor = cls(model, observer, calibration)
         monitor._disarmed_reason = disarmed_reason(model, calibration.binding, state)
@@ -125,7 +128,13 @@ class Monitor:
 
     @property
     def latent_variable(self) -> LatentVariable:
-        """The fitted latent variable, to sample futures from."""
+        """The fitted latent variable, to sample futures from.
+
+        Raises InputError for a model that takes no actions.
+        """
+        if isinstance(self.observer, PassiveObserver):
+            self.model.manifest.require_action()
+            raise InputError("the monitor was calibrated without actions; calibrate again")
         return self.observer.latent_variable
 
     @property
@@ -167,17 +176,25 @@ class Monitor:
         self._actions: deque[NDArray[np.float32]] = deque(maxlen=first_step(self._history))
         # In-flight rollouts, youngest first; each is the model's window of latents so far.
         self._windows: list[NDArray[np.float32]] = []
+        self._pooled: NDArray[np.float32] | None = None
 
     def update(
-        self, latent: NDArray[np.float32], action: NDArray[np.float32] | None
+        self,
+        latent: NDArray[np.float32],
+        action: NDArray[np.float32] | None,
+        masked: NDArray[np.float32] | None = None,
     ) -> ChannelScores | None:
         """Judge the newest latent; None while the model's history fills.
 
         latent: (N, D) float32. action: (A,) float32, raw units, the commanded block that led from
-        the previous latent to this one; None for the first latent only.
+        the previous latent to this one; None for the first latent only, and always in a model that
+        takes none. masked: (N,) float32, the frame's `WorldModel.masked_energy`, of a model without
+        actions that has masks, and only then.
         Raises InputError on a wrong shape, a missing action, or a number that is not finite; the
         monitor is then as it was before, and the caller should `reset` before it goes on.
         """
+        if isinstance(self.observer, PassiveObserver):
+            return self._update_passive(self.observer, latent, action, masked)
         latent, action = self._checked(latent, action)
         scores = None
         if action is not None:
@@ -187,7 +204,26 @@ class Monitor:
         self._seen += 1
         return scores
 
+    def _update_passive(
+        self,
+        observer: PassiveObserver,
+        latent: NDArray[np.float32],
+        action: NDArray[np.float32] | None,
+        masked: NDArray[np.float32] | None,
+    ) -> ChannelScores | None:
+        if action is not None:
+            raise InputError("an action came, but the model takes none; pass None")
+        self._check_latent(latent)
+        _check_masked(observer, masked, ())
+        previous, self._pooled = self._pooled, pool(latent[None], self._compared)
+        self._seen += 1
+        if previous is None or self._seen <= first_step(self._history):
+            return None
+        energies = None if masked is None else masked[None]
+        return self._complete(observer.measure(previous, self._pooled, energies))
+
     def _judge(self, latent: NDArray[np.float32]) -> ChannelScores | None:
+        assert isinstance(self.observer, Observer)
         if len(self._latents) < self._history or len(self._actions) < self._history:
             return None
         recent = list(self._latents)
@@ -210,7 +246,10 @@ class Monitor:
             long_predicted=predicted[-1:],
             young=np.array([len(windows) < LONG]),
         )
-        measured = self.observer.measure(steps)
+        return self._complete(self.observer.measure(steps))
+
+    def _complete(self, measured: NDArray[np.float64]) -> ChannelScores:
+        """Score the base channels of the newest step, (1, 9)."""
         values = channels(measured, self.standardization.center, self._means)
         self._means = values[0, len(BASE_CHANNELS) :]
         scores = self.scores(values[0])
@@ -242,19 +281,35 @@ class Monitor:
         )
 
     def episode(
-        self, latents: NDArray[np.float32], actions: NDArray[np.float32]
+        self,
+        latents: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        masked: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float64]:
         """Score a whole episode at once: (T + 1, C), NaN while the history fills.
 
-        latents: (T + 1, N, D) float32. actions: (T, A) float32, raw units. Gives what `update`
-        gives step by step, faster. Raises InputError on other shapes or numbers that are not
-        finite.
+        latents: (T + 1, N, D) float32; of a model without actions (T + 1, 1, D), the token means,
+        will do. actions: (T, A) float32, raw units; A is 0 there. masked: (T + 1, N) float32, as of
+        `update`. Gives what that gives step by step, faster. Raises InputError on other shapes or
+        numbers that are not finite.
         """
-        latents, actions = self._checked_episode(latents, actions)
         scores = np.full((len(latents), len(CHANNELS)), np.nan)
         first = first_step(self._history)
+        if isinstance(self.observer, PassiveObserver):
+            _check_pooled(self.model, latents)
+            _check_masked(self.observer, masked, (len(latents),))
+            if len(latents) > first:
+                pooled = pool(latents, self._compared)
+                energies = None if masked is None else masked[first:]
+                measured = self.observer.measure(pooled[first - 1 : -1], pooled[first:], energies)
+                values = channels(measured, self.standardization.center)
+                scores[first:] = self.standardization.score(values)
+            return scores
+        latents, actions = self._checked_episode(latents, actions)
         if len(latents) > first:
-            rolled = episode_rollouts(self.model, latents, actions, self._history, LONG)
+            rolled = episode_rollouts(
+                self.model, latents, actions, self._history, LONG, self._compared
+            )
             steps = episode_steps(rolled, latents, actions, self._history)
             values = channels(self.observer.measure(steps), self.standardization.center)
             scores[first:] = self.standardization.score(values)
@@ -275,13 +330,8 @@ class Monitor:
     def _checked(
         self, latent: NDArray[np.float32], action: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        manifest = self.model.manifest
-        expected = (manifest.latent.tokens, manifest.latent.dim)
-        if latent.shape != expected or not np.isfinite(latent).all():
-            raise InputError(
-                f"latent has shape {latent.shape}, expected {expected} finite numbers; "
-                "check the frame it was encoded from"
-            )
+        self._check_latent(latent)
+        spec = self.model.manifest.require_action()
         if action is None:
             if self._seen:
                 raise InputError(
@@ -291,12 +341,21 @@ class Monitor:
             return latent.astype(np.float32), None
         if not self._seen:
             raise InputError("an action came with the first latent; pass None, nothing led to it")
-        if action.shape != (manifest.action.dim,) or not np.isfinite(action).all():
+        if action.shape != (spec.dim,) or not np.isfinite(action).all():
             raise InputError(
-                f"action has shape {action.shape}, expected ({manifest.action.dim},) finite "
-                f"numbers: a block of {manifest.action.block} commands, flattened"
+                f"action has shape {action.shape}, expected ({spec.dim},) finite "
+                f"numbers: a block of {spec.block} commands, flattened"
             )
         return latent.astype(np.float32), action.astype(np.float32)
+
+    def _check_latent(self, latent: NDArray[np.float32]) -> None:
+        manifest = self.model.manifest
+        expected = (manifest.latent.tokens, manifest.latent.dim)
+        if latent.shape != expected or not np.isfinite(latent).all():
+            raise InputError(
+                f"latent has shape {latent.shape}, expected {expected} finite numbers; "
+                "check the frame it was encoded from"
+            )
 
     def _checked_episode(
         self, latents: NDArray[np.float32], actions: NDArray[np.float32]
@@ -304,7 +363,7 @@ class Monitor:
         manifest, steps = self.model.manifest, len(latents) - 1
         expected = (
             ("latents", latents, (steps + 1, manifest.latent.tokens, manifest.latent.dim)),
-            ("actions", actions, (steps, manifest.action.dim)),
+            ("actions", actions, (steps, manifest.require_action().dim)),
         )
         for name, values, shape in expected:
             if values.shape != shape or not np.isfinite(values).all():
@@ -316,12 +375,55 @@ class Monitor:
 
 
 def standardization(scales: tuple[ChannelScale, ...]) -> Standardization:
-    """Turn the calibration file's records into arrays."""
+    """Turn the calibration file's records into arrays; channels that the model has not are NaN."""
+    by_name = {scale.name: scale for scale in scales}
+    nothing = ChannelScale(name="", center=0.0, high=1.0, low=None)
+    ordered = [by_name.get(channel.name, nothing) for channel in CHANNELS]
     return Standardization(
-        center=np.array([channel.center for channel in scales]),
-        high=np.array([channel.high for channel in scales]),
-        low=np.array([np.inf if channel.low is None else channel.low for channel in scales]),
+        center=np.array([np.nan if scale is nothing else scale.center for scale in ordered]),
+        high=np.array([scale.high for scale in ordered]),
+        low=np.array([np.inf if scale.low is None else scale.low for scale in ordered]),
     )
+
+
+def _read_observer(model: WorldModel, path: Path) -> Observer | PassiveObserver:
+    """Read what was fitted. Raises KeyError or ValueError when it does not fit the model."""
+    manifest, arrays = model.manifest, _read_heads(path)
+    tokens, dim = manifest.latent.compared
+    if manifest.action is None:
+        passive = PassiveObserver.from_arrays(arrays)
+        passive.check(dim, manifest.latent.tokens if manifest.masks is not None else None)
+        return passive
+    observer = Observer.from_arrays(arrays)
+    observer.check(dim, manifest.action.dim)
+    known = observer.latent_variable.tokens or manifest.latent.tokens
+    if known != tokens:
+        raise ValueError(f"it compares {known} tokens, the model {tokens}")
+    return observer
+
+
+def _check_masked(
+    observer: PassiveObserver, masked: NDArray[np.float32] | None, batch: tuple[int, ...]
+) -> None:
+    """Raise InputError unless masked energies are there where they were calibrated, and fit."""
+    wanted = None if observer.expected is None else (*batch, *observer.expected.shape)
+    have = None if masked is None else masked.shape
+    if have != wanted:
+        raise InputError(
+            f"masked energies have shape {have}, expected {wanted}; pass "
+            "WorldModel.masked_energy of these frames where the model has masks, else None"
+        )
+
+
+def _check_pooled(model: WorldModel, latents: NDArray[np.float32]) -> None:
+    """Raise InputError unless latents are (T + 1, N, D) or (T + 1, 1, D), and finite."""
+    latent = model.manifest.latent
+    shapes = ((latent.tokens, latent.dim), (1, latent.compared[1]))
+    if latents.shape[1:] not in shapes or not np.isfinite(latents).all():
+        raise InputError(
+            f"latents have shape {latents.shape}, expected (T + 1, {latent.tokens}, {latent.dim}) "
+            "finite numbers, or their token means"
+        )
 
 
 def _read_heads(path: Path) -> dict[str, NDArray[np.float32]]:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from jepa_edge import _core
 from jepa_edge.channels import Whitener
+from jepa_edge.chunks import rows_per_chunk
 from jepa_edge.errors import InputError, NoTrustedPlanError
 from jepa_edge.latent_variable import LatentVariable
+from jepa_edge.manifest import ActionSpec, LatentSpec
 from jepa_edge.planner_config import PlannerConfig, RiskConfig, in_range
 from jepa_edge.world_model import WorldModel
 
@@ -84,14 +86,25 @@ class Plan:
 
 
 def goal_energy(
-    predicted: NDArray[np.float32], goal: NDArray[np.float32], steps: int = 1
+    predicted: NDArray[np.float32],
+    goal: NDArray[np.float32],
+    steps: int = 1,
+    *,
+    spec: LatentSpec | None = None,
 ) -> NDArray[np.float32]:
-    """Squared distance of the last predicted latents to the goal, averaged over `steps`: (S,).
+    """Distance of the last predicted latents to the goal, averaged over `steps`: (S,) float32.
 
-    predicted: (S, H, N, D). goal: (N, D).
+    predicted: (S, H, N, D). goal: (N, D). spec: the manifest's `latent`, which says what is
+    compared and how: sums of squares ("l2") or means of absolute values ("l1"). None: squares of
+    all numbers.
     """
-    squared = np.sum((predicted[:, -steps:] - goal) ** 2, axis=(2, 3))
-    return np.asarray(squared.mean(axis=1), np.float32)
+    tokens, dim = goal.shape if spec is None else spec.compared
+    apart = predicted[:, -steps:, :tokens, :dim] - goal[:tokens, :dim]
+    if spec is not None and spec.distance == "l1":
+        energies = np.abs(apart).mean(axis=(2, 3), dtype=np.float64)
+    else:
+        energies = np.sum(apart**2, axis=(2, 3))
+    return np.asarray(energies.mean(axis=1), np.float32)
 
 
 def shift_plan(
@@ -142,7 +155,8 @@ class Planner:
         self.model = model
         self.config = config = config or PlannerConfig()
         risk, manifest = config.risk, model.manifest
-        spec, latent = manifest.action, manifest.latent
+        spec, latent = manifest.require_action(), manifest.latent
+        self._action_dim = spec.dim
         if risk.needs_radius and (radius is None or radius.shape != (config.horizon,)):
             raise InputError(
                 f"radius is {None if radius is None else radius.shape}, expected one per step, "
@@ -167,7 +181,7 @@ class Planner:
                 f"samples is {risk.samples} but there is no latent_variable to draw them; pass the "
                 "calibration's or ask for one sample"
             )
-        bounded = config.clip and bool(spec.low) and bool(spec.high)
+        low, high = _limits(spec, config)
         self._search = _core.Planner(
             method=config.method,
             horizon=config.horizon,
@@ -180,8 +194,8 @@ class Planner:
             returned=config.returned,
             action_mean=spec.mean,
             action_std=spec.std,
-            low=spec.low if bounded else (),
-            high=spec.high if bounded else (),
+            low=low,
+            high=high,
             noise_beta=config.noise_beta,
             keep_elites=config.keep_elites,
             momentum=config.momentum,
@@ -206,6 +220,9 @@ class Planner:
             radius=() if radius is None else radius.tolist(),
             world_mean=() if recorded is None else recorded.mean.tolist(),
             world_whiten=() if recorded is None else recorded.whiten.reshape(-1).tolist(),
+            distance=latent.distance,
+            energy_tokens=latent.compared[0],
+            energy_dim=latent.compared[1],
         )
         sizes = (config.candidates, config.horizon, risk.samples)
         engine = model.engine(*sizes, precision=config.precision)
@@ -306,14 +323,14 @@ class Planner:
     ) -> None:
         manifest = self.model.manifest
         latent = (manifest.latent.tokens, manifest.latent.dim)
-        steps = manifest.history
-        if self._engine is not None:  # its window may still be growing
-            steps = min(max(len(history), 1), steps)
+        # The engine's window may still be growing, and so may that of some graphs.
+        shortest = 1 if self._engine is not None else manifest.min_history or manifest.history
+        steps = min(max(len(history), shortest), manifest.history)
         for name, array, expected in (
             ("history", history, (steps, *latent)),
-            ("past_actions", past_actions, (steps - 1, manifest.action.dim)),
+            ("past_actions", past_actions, (steps - 1, self._action_dim)),
             ("goal", goals, (len(goals), *latent)),
-            ("initial", initial, (self.config.horizon, manifest.action.dim)),
+            ("initial", initial, (self.config.horizon, self._action_dim)),
         ):
             if array is not None and (array.shape != expected or not np.isfinite(array).all()):
                 raise InputError(
@@ -327,17 +344,32 @@ class Planner:
         goals: NDArray[np.float32],
         objective: Objective | None,
     ) -> Callable[[NDArray[np.float32]], NDArray[np.floating]]:
-        """Judge actions (S, H, A) through the model's own rollout."""
-        user = None if objective is None else _checked(objective)
+        """Judge actions (S, H, A) through the model's own rollout, in chunks of bounded memory.
 
-        def evaluate(actions: NDArray[np.float32]) -> NDArray[np.floating]:
+        Only a user's objective keeps the futures of all candidates.
+        """
+        user = None if objective is None else _checked(objective)
+        latent, horizon = self.model.manifest.latent, self.config.horizon
+        # One row holds the history, repeated for a candidate, and its future.
+        chunk = rows_per_chunk((len(history) + horizon) * latent.size)
+
+        def rolled(actions: NDArray[np.float32]) -> NDArray[np.float32]:
             histories = np.repeat(history[None], len(actions), axis=0)
             past = np.repeat(past_actions[None], len(actions), axis=0)
-            rolled = self.model.rollout(histories, np.concatenate([past, actions], axis=1))
-            latents = np.ascontiguousarray(rolled, np.float32)[:, None]
-            energies = self._judge.energies(latents, goals)
+            futures = self.model.rollout(histories, np.concatenate([past, actions], axis=1))
+            return np.ascontiguousarray(futures, np.float32)[:, None]
+
+        def evaluate(actions: NDArray[np.float32]) -> NDArray[np.floating]:
+            energies = np.empty(len(actions), np.float32)
+            kept = []
+            for start in range(0, len(actions), chunk):
+                futures = rolled(actions[start : start + chunk])
+                energies[start : start + chunk] = self._judge.energies(futures, goals)
+                if user is not None:
+                    kept.append(futures)
             if user is None:
                 return energies
+            latents = kept[0] if len(kept) == 1 else np.concatenate(kept)
             broken = ~np.isfinite(latents).all(axis=(1, 2, 3, 4))
             return np.where(broken, np.float32(np.nan), energies + user(latents, actions))
 
@@ -368,6 +400,26 @@ class Planner:
             f"the search ended with status {found.status!r}, the engine with "
             f"{found.evaluator_status}; check that history, actions and goal fit the bundle"
         )
+
+
+def _limits(spec: ActionSpec, config: PlannerConfig) -> tuple[list[float], list[float]]:
+    """What candidates are clamped to, raw units; empty lists for nothing at all."""
+    if len(set(config.held)) == spec.dim or not set(config.held) <= set(range(spec.dim)):
+        raise InputError(
+            f"held is {config.held}, expected some, not all, of the numbers 0 to {spec.dim - 1} of "
+            "the action"
+        )
+    bounded = config.clip and bool(spec.low) and bool(spec.high)
+    if not bounded and not config.held:
+        return [], []
+    free = np.full(spec.dim, np.inf, np.float32)
+    low = np.array(spec.low, np.float32) if bounded else -free
+    high = np.array(spec.high, np.float32) if bounded else free
+    for index in config.held:
+        # The core wants low below high: the nearest numbers around the mean.
+        mean = np.float32(spec.mean[index])
+        low[index], high[index] = np.nextafter(mean, -free[0]), np.nextafter(mean, free[0])
+    return low.tolist(), high.tolist()
 
 
 def _checked(

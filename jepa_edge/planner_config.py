@@ -71,9 +71,10 @@ class PlannerConfig:
     early and stay. candidates, elites, iterations: of the search; for MPPI, elites are the
     candidates that are weighted. init_std: first standard deviation, in units of the training
     actions' own. clip: hold candidates within the manifest's action limits (upstream's iCEM does,
-    its CEM and MPPI do not). returned: the plan is the last distribution's mean, as upstream, or
-    the best candidate evaluated. precision: of the rollout engine; None for the fastest one that
-    met the bundle's accuracy budget.
+    its CEM and MPPI do not). held: which of a block's numbers are not searched but stay at the mean
+    training action, e.g. (3, 4, 5), the angles of V-JEPA 2-AC. returned: the plan is the last
+    distribution's mean, as upstream, or the best candidate evaluated. precision: of the rollout
+    engine; None for the fastest one that met the bundle's accuracy budget.
 
     iCEM: noise_beta: exponent of the noise's spectrum over the horizon, 0 is white. keep_elites:
     carried over to the next iteration. momentum: weight of the old distribution.
@@ -92,6 +93,7 @@ class PlannerConfig:
     iterations: int = 10
     init_std: float = 1.0
     clip: bool = True
+    held: tuple[int, ...] = ()
     seed: int = 0
     returned: Returned = "mean"
     noise_beta: float = 2.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from jepa_edge.arming import ArmingRecord, remove_record, write_record
 from jepa_edge.binding import Binding, current_binding, machine_mismatches
+from jepa_edge.encoding import EncodedEpisode, encode_episode, step_seeing
 from jepa_edge.faults import FaultKind, inject_recorded, parse_fault
 from jepa_edge.latent_variable import Transitions
 from jepa_edge.monitor import Monitor
@@ -25,7 +26,6 @@ from jepa_edge.recording import Episode, check_fits
 from jepa_edge.rollout import roll
 from jepa_edge.selftest_file import Check, Plan, read_selftest
 from jepa_edge.version import __version__
-from jepa_edge.world_model import encode_frames
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +67,10 @@ class SelfTestReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many of the episodes alarmed, were covered per horizon, and were detected per fault."""
+    """How many of the episodes alarmed, were covered per horizon, and were detected per fault.
+
+    covered: empty in a model that takes no actions.
+    """
 
     alarms: int
     covered: tuple[int, ...]
@@ -91,7 +94,8 @@ def run_selftest(
     binding = current_binding(model)
     remove_record(model, binding, state)  # first: a test that breaks off arms nothing
     selftest, recording = read_selftest(model.bundle, model.variant)
-    check_fits(recording, model.manifest.observation, model.manifest.action)
+    spec = model.manifest
+    check_fits(recording, spec.observation, spec.action, spec.state)
     started = datetime.datetime.now(datetime.timezone.utc)
     counts = replay(monitor, recording, selftest.plan, progress).in_order()
     results = tuple(
@@ -134,23 +138,28 @@ def replay(
     An alarm is a score above the caution threshold; with a fault it counts from the onset on.
     """
     injections = [parse_fault(text) for text in plan.faults]
+    manifest = monitor.model.manifest
     caution = monitor.calibration.thresholds.caution
     alarms = 0
     detected = [0] * len(injections)
     latents, actions = [], []
     for number, episode in enumerate(episodes):
-        encoded = encode_frames(monitor.model, episode.frames)
-        alarms += alarmed(monitor.episode(encoded, episode.actions), caution)
-        latents.append(encoded)
-        actions.append(episode.actions)
+        encoded = encode_episode(monitor.model, episode)
+        alarms += alarmed(_scored(monitor, encoded), caution)
+        latents.append(encoded.latents)
+        actions.append(encoded.actions)
         for index, injection in enumerate(injections):
-            faulty = inject_recorded(episode, injection, monitor.model.manifest.action, number)
-            seen = encoded[: len(faulty.frames)]  # an actuator fault changes commands only
+            faulty = inject_recorded(episode, injection, manifest.action, number)
             if injection.fault.kind is FaultKind.CAMERA:
-                seen = encode_frames(monitor.model, faulty.frames)
-            scores = monitor.episode(seen, faulty.actions)
-            detected[index] += alarmed(scores[injection.onset :], caution)
+                seen = encode_episode(monitor.model, faulty)
+            else:  # an actuator fault changes commands only
+                shown = encoded.latents[: len(faulty.frames)]
+                seen = replace(encoded, latents=shown, actions=faulty.actions)
+            first = step_seeing(injection.onset, manifest.observation.clip)
+            detected[index] += alarmed(_scored(monitor, seen)[first:], caution)
         progress("self-test", number + 1, len(plan.starts))
+    if not monitor.model.takes_actions:
+        return Counts(alarms=alarms, covered=(), detected=tuple(detected))
     energies = window_energies(monitor, latents, actions, plan.starts)
     limits = np.array(monitor.calibration.radius(plan.alpha).energies)
     return Counts(
@@ -158,6 +167,10 @@ def replay(
         covered=tuple(int(count) for count in np.sum(energies <= limits, axis=0)),
         detected=tuple(detected),
     )
+
+
+def _scored(monitor: Monitor, episode: EncodedEpisode) -> NDArray[np.float64]:
+    return monitor.episode(episode.latents, episode.actions, episode.masked)
 
 
 def alarmed(scores: NDArray[np.float64], caution: float) -> bool:
@@ -176,7 +189,7 @@ def window_energies(
     starts: first latent of each window's history. An energy that is not a number is infinite.
     """
     history = monitor.model.manifest.history
-    horizon = len(monitor.calibration.radii[0].energies)
+    horizon = monitor.calibration.horizon
     rows = list(zip(latents, actions, starts, strict=True))
     past = np.stack([z[s : s + history] for z, _, s in rows])
     taken = np.stack([a[s : s + history - 1 + horizon] for _, a, s in rows])

@@ -11,7 +11,7 @@ from msgspec import Meta
 from jepa_edge.bundle import Bundle
 from jepa_edge.calibration_file import Calibration, read_calibration
 from jepa_edge.errors import BundleError, CalibrationError, InputError
-from jepa_edge.faults import parse_fault
+from jepa_edge.faults import FaultKind, parse_fault
 from jepa_edge.manifest import Sha256, calibration_name
 from jepa_edge.recording import INFO_NAME, Recording
 
@@ -29,9 +29,9 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Plan(_Strict, frozen=True, kw_only=True):
     """What is done with the stored episodes.
 
-    starts: per episode, the first latent of the one window whose coverage is counted. alpha: of the
-    radii. faults: texts for `jepa_edge.faults.parse_fault`, each put into every episode, with the
-    episode's number as its seed.
+    starts: per episode, the first latent of the one window whose coverage is counted, 0 in a model
+    that takes no actions. alpha: of the radii. faults: texts for `jepa_edge.faults.parse_fault`,
+    each put into every episode, with the episode's number as its seed.
     """
 
     starts: tuple[Count, ...]
@@ -134,18 +134,24 @@ def _check_plan(
     CalibrationError when the calibration has no radii for the plan's alpha.
     """
     where, plan = f"{bundle.path / selftest_name(selftest.variant)}", selftest.plan
-    horizon = len(calibration.radius(plan.alpha).energies)
+    horizon = calibration.horizon
+    if horizon:
+        calibration.radius(plan.alpha)
     expected = 1 + horizon + len(plan.faults)
     if len(selftest.checks) != expected:
         raise BundleError(
             f"{where} has {len(selftest.checks)} checks, expected {expected}: false alarms, "
             f"coverage at {horizon} horizons, {len(plan.faults)} faults; calibrate again"
         )
+    passive = bundle.manifest.action is None
     try:
         for text in plan.faults:
-            parse_fault(text)
+            if parse_fault(text).fault.kind is not FaultKind.CAMERA and passive:
+                raise InputError(f"fault {text} changes commands, and the model takes none")
     except InputError as error:
         raise BundleError(f"{where}: {error}; calibrate again") from error
+    if passive:
+        return
     needed = bundle.manifest.history + horizon
     for start, episode in zip(plan.starts, recording, strict=True):
         if start + needed > len(episode.frames):

@@ -41,15 +41,18 @@ _OVERLOAD_AFTER = 3
 class Observation:
     """One camera frame and the action that led to it.
 
-    stamp_s: capture time, seconds. frame: (H, W, 3) uint8. action: (A,) float32, the block that
-    was commanded between the previous frame and this one; None when there was none.
-    planned: (H, A) float32, the blocks that the controller means to command next, if it knows them.
+    stamp_s: capture time, seconds. frame: (H, W, 3) uint8, or a clip (F, H, W, 3) whose newest
+    frame has the stamp. action: (A,) float32, the block that was commanded between the previous
+    frame and this one; None when there was none. planned: (H, A) float32, the blocks that the
+    controller means to command next, if it knows them. state: (S,) float32, what the robot knows
+    of itself at this frame, for a model that takes it.
     """
 
     stamp_s: float
     frame: NDArray[np.generic]
     action: NDArray[np.float32] | None = None
     planned: NDArray[np.float32] | None = None
+    state: NDArray[np.float32] | None = None
 
 
 class Flag(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +152,11 @@ class Session:
         self._domain: DomainCheck | None = None
         self._budget: FalseAlarmBudget | None = None
         # Beyond the model's history: how wrong it was of late sharpens the futures' spread.
-        calibrated = monitor is not None and monitor.latent_variable.calibration is not None
+        calibrated = (
+            monitor is not None
+            and model.takes_actions
+            and monitor.latent_variable.calibration is not None
+        )
         kept = manifest.history + (RECENT if calibrated else 0)
         self._latents: deque[NDArray[np.float32]] = deque(maxlen=kept)
         self._actions: deque[NDArray[np.float32]] = deque(maxlen=max(kept - 1, 1))
@@ -163,7 +170,7 @@ class Session:
             domain = monitor.calibration.domain
             self._domain = DomainCheck(domain, limits.domain_tolerance)
             self._budget = FalseAlarmBudget(domain, warm_up)
-            if limits.samples:
+            if limits.samples and model.takes_actions:
                 self._reserve(monitor)
 
     def step(self, observation: Observation) -> Update:
@@ -192,7 +199,7 @@ class Session:
             self._forget()
             return Update(flag=self._flag(stamp_s, start, reasons, None))
         action = None
-        if self._latents:
+        if self._latents and self.model.takes_actions:
             if observation.action is None:
                 # Without the commanded action nothing that follows can be compared.
                 self._forget()
@@ -200,8 +207,9 @@ class Session:
             else:
                 action = observation.action.astype(np.float32)
         if self._domain is not None and not reasons & Reason.CLOCK_JUMP:
-            reasons |= self._domain.check(stamp_s, observation.action)
-        scores, found = self._judge(latent, action)
+            commanded = observation.action if self.model.takes_actions else None
+            reasons |= self._domain.check(stamp_s, commanded)
+        scores, found = self._judge(observation, latent, action)
         if found:
             self._forget()
             return Update(flag=self._flag(stamp_s, start, reasons | found, None))
@@ -286,19 +294,34 @@ class Session:
 
     def _encode(self, observation: Observation) -> tuple[NDArray[np.float32] | None, Reason]:
         try:
-            reason = check_content(observation.frame, observation.action, self.model.manifest)
+            action = observation.action if self.model.takes_actions else None
+            reason = check_content(
+                observation.frame, action, self.model.manifest, observation.state
+            )
         except InputError as error:
             self._warn("frame %d not used: %s", self._seq, error)
             return None, Reason.INPUT_MISMATCH
         if reason:
             return None, reason
-        latent = self.model.encode(np.ascontiguousarray(observation.frame[None], np.uint8))[0]
+        latent = self.model.encode(*self._fed(observation))[0]
         if not np.isfinite(latent).all():
             return None, Reason.NON_FINITE
         return latent, Reason(0)
 
+    def _fed(
+        self, observation: Observation
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """What the encoder gets of an observation that was checked: a batch of one."""
+        state = None
+        if self.model.manifest.state is not None and observation.state is not None:
+            state = observation.state[None].astype(np.float32)
+        return np.ascontiguousarray(observation.frame[None], np.uint8), state
+
     def _judge(
-        self, latent: NDArray[np.float32], action: NDArray[np.float32] | None
+        self,
+        observation: Observation,
+        latent: NDArray[np.float32],
+        action: NDArray[np.float32] | None,
     ) -> tuple[ChannelScores | None, Reason]:
         """Remember a frame and return its scores, if any, or why it cannot be judged."""
         self._latents.append(latent)
@@ -306,8 +329,12 @@ class Session:
             self._actions.append(action)
         if self.monitor is None:
             return None, Reason(0)
+        masked = None
+        if self.model.has_masks and not self.model.takes_actions:
+            frames, states = self._fed(observation)
+            masked = self.model.masked_energy(frames, latent[None], states)[0]
         try:
-            scores = self.monitor.update(latent, action)
+            scores = self.monitor.update(latent, action, masked)
         except InputError as error:
             self._warn("frame %d not judged: %s", self._seq, error)
             return None, Reason.INPUT_MISMATCH
@@ -322,7 +349,7 @@ class Session:
         history = np.zeros(
             (manifest.history, manifest.latent.tokens, manifest.latent.dim), np.float32
         )
-        mean = np.asarray(manifest.action.mean, np.float32)
+        mean = np.asarray(manifest.require_action().mean, np.float32)
         actions = np.tile(mean, (manifest.history - 1 + config.horizon, 1))
         monitor.sample_futures(history, actions, config.samples, config.seed)
 
@@ -333,6 +360,7 @@ class Session:
         """
         if (
             self.monitor is None
+            or not self.model.takes_actions
             or self.config.samples == 0
             or len(self._latents) < self.model.manifest.history
             or (planned is None and not self._actions)
@@ -343,7 +371,7 @@ class Session:
         taken = len(self._latents) - 1
         past = [action[None] for action in self._actions][len(self._actions) - taken :]
         try:
-            future = checked_plan(planned, self.model.manifest.action.dim)
+            future = checked_plan(planned, self.model.manifest.require_action().dim)
             futures = self.monitor.sample_futures(
                 np.stack(self._latents),
                 np.concatenate([*past, future]),

@@ -56,7 +56,8 @@ def evaluate_faults(
     than onset, or no nominal one outlasts the monitor's warm-up.
     """
     for recording in (nominal, *faulty.values()):
-        check_fits(recording, model.manifest.observation, model.manifest.action)
+        spec = model.manifest
+        check_fits(recording, spec.observation, spec.action, spec.state)
     return count_alarms(
         _scores(model, monitor, nominal, progress, "nominal"),
         {
@@ -97,6 +98,7 @@ def count_alarms(
                 f"{fault.where} has episodes of fewer than {fault.onset + 1} frames; "
                 "the fault never begins in them, pass the onset it was recorded with"
             )
+    there = _present(healthy)
     peaks = np.array([worst(scores).max() for scores in healthy])
     alarms = sum(_onsets(scores, caution) for scores in healthy)
     return FaultReport(
@@ -104,15 +106,20 @@ def count_alarms(
         false_alarms=rate(int(np.sum(peaks > caution)), len(peaks)),
         rejections=rate(int(np.sum(peaks > reject)), len(peaks)),
         alarms_per_hour=per_hour(alarms, watched / rate_hz / 3600.0),
-        nominal_by_channel=_by_channel(healthy, caution),
+        nominal_by_channel=_by_channel(healthy, caution, there),
         faults=tuple(
-            _result(name, fault, healthy, caution, reject) for name, fault in faulty.items()
+            _result(name, fault, healthy, caution, reject, there) for name, fault in faulty.items()
         ),
     )
 
 
 def _result(
-    name: str, fault: FaultScores, healthy: Scores, caution: float, reject: float
+    name: str,
+    fault: FaultScores,
+    healthy: Scores,
+    caution: float,
+    reject: float,
+    there: NDArray[np.bool_],
 ) -> FaultResult:
     span = common_span(
         fault.onset, [len(rows) for rows in healthy], [len(rows) for rows in fault.episodes]
@@ -135,7 +142,7 @@ def _result(
         nominal_after_onset=rate(chance, len(like)),
         delay_median=float(np.median(first)) if first else None,
         delay_p90=float(np.quantile(first, 0.9)) if first else None,
-        by_channel=_by_channel([scores[span.compared] for scores in fresh], caution),
+        by_channel=_by_channel([scores[span.compared] for scores in fresh], caution, there),
     )
 
 
@@ -149,7 +156,7 @@ def _scores(
     model: WorldModel, monitor: Monitor, recording: Recording, progress: Progress, stage: str
 ) -> Scores:
     encoded = encode_recording(model, recording, progress, f"monitor {stage}")
-    return [monitor.episode(episode.latents, episode.actions) for episode in encoded]
+    return [monitor.episode(e.latents, e.actions, e.masked) for e in encoded]
 
 
 def _watched(scores: NDArray[np.float64]) -> int:
@@ -163,12 +170,19 @@ def _onsets(scores: NDArray[np.float64], caution: float) -> int:
     return int(above[0]) + int(np.sum(above[1:] & ~above[:-1]))
 
 
-def _by_channel(episodes: Scores, caution: float) -> dict[str, Rate]:
-    """Episodes in which a channel alone alarms."""
+def _present(episodes: Scores) -> NDArray[np.bool_]:
+    """Which channels were ever scored: a model has not all of them."""
+    scored = [~np.isneginf(scores[~np.isnan(scores).all(axis=1)]) for scores in episodes]
+    return np.asarray(np.concatenate(scored).any(axis=0), np.bool_)
+
+
+def _by_channel(episodes: Scores, caution: float, there: NDArray[np.bool_]) -> dict[str, Rate]:
+    """Episodes in which a channel alone alarms, of the channels that are there."""
     alarmed = np.zeros(len(CHANNELS), int)
     for scores in episodes:
         alarmed += np.any(scores > caution, axis=0)
     return {
         channel.name: rate(int(count), len(episodes))
-        for channel, count in zip(CHANNELS, alarmed, strict=True)
+        for channel, count, present in zip(CHANNELS, alarmed, there, strict=True)
+        if present
     }

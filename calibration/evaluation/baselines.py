@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from jepa_edge.calibration.fit_density import fit_flow, fit_rnd
 from jepa_edge.channels import first_step
 from jepa_edge.latent_variable import Transitions
 from jepa_edge.monitor import Monitor
+from jepa_edge.passive import pool
 from jepa_edge.progress import Progress
 
 Episodes = Sequence[EncodedEpisode]
@@ -36,18 +36,12 @@ NAMES = (
     "disagreement + band",
 )
 """flow density: logpZO of FAIL-Detect (Xu et al. 2025). random network distillation: as in FIPER
-(Roemer et al. 2025). innovation energy and disagreement: of this model's own latent variable."""
+(Roemer et al. 2025). innovation energy and disagreement: of this model's own latent variable, which
+one that takes no actions has not."""
 
 _HIDDEN = 128
 _LARGEST = 1e12
 """Infinite scores count as this: the band's mean stays finite."""
-
-
-class Density(Protocol):
-    """What a fitted density must offer."""
-
-    def score(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Unfamiliarity of values (B, D): (B,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +68,10 @@ def baseline_traces(
     Raises CalibrationError when there are too few of them for alpha.
     """
     alpha, seed = monitor.calibration.alpha, monitor.calibration.seed
-    first = first_step(monitor.model.manifest.history)
-    pooled = [_pooled(episode) for episode in splits["fit"]]
+    spec = monitor.model.manifest
+    first, compared = first_step(spec.history), spec.latent.compared
+    titles = NAMES if spec.action is not None else NAMES[:2]
+    pooled = [pool(episode.latents, compared) for episode in splits["fit"]]
     owner = np.repeat(np.arange(len(pooled)), [len(rows) for rows in pooled])
     values = np.concatenate(pooled)
     flow = monitor.observer.flow  # the monitor's own flow, fitted on these very latents
@@ -84,17 +80,15 @@ def baseline_traces(
     rnd = fit_rnd(values, owner, _HIDDEN, seed, progress)
 
     def measure(episode: EncodedEpisode) -> NDArray[np.float64]:
-        """All four scores of the frames that the monitor judges too: (4, F)."""
+        """The scores of the frames that the monitor judges too, a row for each title."""
         if len(episode.latents) <= first:
-            return np.empty((len(NAMES), 0))
-        transitions, observed = _one_step(monitor, episode, first)
-        variable = monitor.latent_variable
-        rows = [
-            _density(flow, episode, first),
-            _density(rnd, episode, first),
-            variable.energy(transitions, observed),
-            variable.disagreement(transitions),
-        ]
+            return np.empty((len(titles), 0))
+        seen = pool(episode.latents, compared)[first:]
+        rows = [flow.score(seen), rnd.score(seen)]
+        if spec.action is not None:
+            transitions, observed = _one_step(monitor, episode, first)
+            variable = monitor.latent_variable
+            rows += [variable.energy(transitions, observed), variable.disagreement(transitions)]
         stacked = np.stack(rows).astype(np.float64)
         return np.clip(np.nan_to_num(stacked, nan=_LARGEST), -_LARGEST, _LARGEST)
 
@@ -108,7 +102,7 @@ def baseline_traces(
     measured = {name: [next(results) for _ in group] for name, group in groups.items()}
 
     found = []
-    for index, title in enumerate(NAMES):
+    for index, title in enumerate(titles):
         band = functional_band(_rectangle([s[index] for s in measured["calibration"]]), alpha, seed)
         curves = {
             name: [
@@ -148,15 +142,6 @@ def _trace(curve: NDArray[np.float64], band: FunctionalBand, first: int) -> NDAr
     frame = np.minimum(np.arange(len(curve)), len(band.mean) - 1)
     height = (curve - band.mean[frame]) / band.modulation[frame]
     return np.concatenate([np.full(first, -np.inf), height])
-
-
-def _pooled(episode: EncodedEpisode) -> NDArray[np.float32]:
-    """Token mean of every latent: (T + 1, D)."""
-    return np.asarray(episode.latents.mean(axis=1), np.float32)
-
-
-def _density(density: Density, episode: EncodedEpisode, first: int) -> NDArray[np.float32]:
-    return density.score(_pooled(episode)[first:])
 
 
 def _one_step(

@@ -49,6 +49,7 @@ from jepa_edge.calibration.evaluation.records import (
     FaultReport,
     FaultResult,
     FaultSource,
+    Forecast,
     Provenance,
 )
 from jepa_edge.calibration.evaluation.sources import parse_faults
@@ -58,6 +59,7 @@ from jepa_edge.calibration.records import ActionUse, Rate
 from jepa_edge.calibration.spread import pick_windows
 from jepa_edge.calibration_file import Domain
 from jepa_edge.channels import LONG
+from jepa_edge.encoding import frame_of, step_seeing
 from jepa_edge.errors import InputError
 from jepa_edge.monitor import Monitor
 from jepa_edge.progress import Progress, silent
@@ -135,7 +137,8 @@ class _Evaluation:
 
     def run(self, faults: Sequence[str]) -> Evaluated:
         calibration, options = self.monitor.calibration, self.options
-        requests, skipped = parse_faults(faults, self._onset())
+        takes_actions = self.model.takes_actions
+        requests, skipped = parse_faults(faults, self._onset(), takes_actions)
         if not requests:
             raise InputError("no fault to evaluate; pass one or more with --faults")
         self.source.check(requests)
@@ -161,14 +164,14 @@ class _Evaluation:
             healthy,
             {
                 f.request.name: FaultScores(
-                    onset=f.request.onset,
+                    onset=self._step(f.request.onset),
                     episodes=scores[f.request.name],
                     where=f.request.origin,
                 )
                 for f in faulty
             },
             calibration.thresholds,
-            self.nominal.info.rate_hz,
+            self.rate_hz,
             str(self.nominal.path),
         )
         traces = Traces(
@@ -178,7 +181,7 @@ class _Evaluation:
             cluster=np.arange(len(healthy)),
             faults={
                 f.request.name: FaultTraces(
-                    onset=f.request.onset,
+                    onset=self._step(f.request.onset),
                     episodes=[worst(rows) for rows in scores[f.request.name]],
                     cluster=f.cluster,
                 )
@@ -189,16 +192,7 @@ class _Evaluation:
         self._lap("count")
         rivals = self._baselines(own, episodes, faulty)
         self._lap("baselines")
-        windows = self._windows(episodes)
-        forecast = evaluate_forecast(
-            lambda past, actions, seed: (
-                self.monitor.sample_futures(past, actions, options.samples, seed).latents
-            ),
-            pick_windows(windows, options.windows, options.seed),
-            options.seed,
-            self.progress,
-        )
-        use = self._action_use(windows)
+        forecast, use = self._forecasts(episodes) if takes_actions else (None, None)
         self._lap("forecasts")
         report = EvaluationReport(
             alpha=calibration.alpha,
@@ -207,7 +201,7 @@ class _Evaluation:
             conformal_episodes=calibration.thresholds.episodes,
             plausible_alarms=self._plausible(alarms),
             seed=options.seed,
-            rate_hz=self.nominal.info.rate_hz,
+            rate_hz=self.rate_hz,
             alarms=alarms,
             accuracy=accuracy(own, options.seed),
             rankings=rankings(traces),
@@ -230,10 +224,41 @@ class _Evaluation:
             report=report, own=own, rivals={traces.name: outcomes(traces) for traces in rivals}
         )
 
+    @property
+    def rate_hz(self) -> float:
+        """Model steps per second of the nominal recording."""
+        clip = self.model.manifest.observation.clip
+        return self.nominal.info.rate_hz / (1 if clip is None else clip.hop)
+
     def _onset(self) -> int:
+        """Camera frame of faults that name none."""
         if self.options.onset is not None:
             return self.options.onset
-        return round(0.375 * self.monitor.calibration.domain.steps_min)
+        step = round(0.375 * self.monitor.calibration.domain.steps_min)
+        return frame_of(step, self.model.manifest.observation.clip)
+
+    def _step(self, onset: int) -> int:
+        """First model step that can show a fault whose first camera frame is `onset`."""
+        return step_seeing(onset, self.model.manifest.observation.clip)
+
+    def _forecasts(self, episodes: Sequence[EncodedEpisode]) -> tuple[Forecast, ActionUse]:
+        """How honest the sampled futures are, and whether actions matter."""
+        options, windows = self.options, self._windows(episodes)
+        tokens, dim = self.model.manifest.latent.compared
+
+        def sample(
+            past: NDArray[np.float32], actions: NDArray[np.float32], seed: int
+        ) -> NDArray[np.float32]:
+            futures = self.monitor.sample_futures(past, actions, options.samples, seed)
+            return futures.latents[..., :tokens, :dim]
+
+        forecast = evaluate_forecast(
+            sample,
+            pick_windows(windows, options.windows, options.seed),
+            options.seed,
+            self.progress,
+        )
+        return forecast, self._action_use(windows)
 
     def _baselines(
         self,
@@ -255,7 +280,7 @@ class _Evaluation:
             own.cluster,
             {
                 f.request.name: FaultEpisodes(
-                    onset=f.request.onset, episodes=f.episodes, cluster=f.cluster
+                    onset=self._step(f.request.onset), episodes=f.episodes, cluster=f.cluster
                 )
                 for f in faulty
             },
@@ -266,7 +291,7 @@ class _Evaluation:
     def _windows(self, episodes: Sequence[EncodedEpisode]) -> Windows:
         """All windows of evenly chosen nominal episodes, LONG steps ahead or more."""
         history = self.model.manifest.history
-        horizon = max(len(self.monitor.calibration.radii[0].energies), LONG)
+        horizon = max(self.monitor.calibration.horizon, LONG)
         needed = history - 1 + horizon
         long_enough = [episode for episode in episodes if len(episode.actions) >= needed]
         if not long_enough:
@@ -275,7 +300,10 @@ class _Evaluation:
                 f"history {history} and horizon {horizon} needs; record longer ones"
             )
         step = max(1, len(long_enough) * self.options.windows // _WINDOWS)
-        return make_windows(self.model, long_enough[::step], history, horizon, self.progress)
+        compared = self.model.manifest.latent.compared
+        return make_windows(
+            self.model, long_enough[::step], history, horizon, self.progress, compared
+        )
 
     def _action_use(self, windows: Windows) -> ActionUse:
         commanded, shuffled = action_use(self.model, windows, LONG, self.options.seed)
@@ -292,7 +320,7 @@ class _Evaluation:
     def _warnings(
         self,
         alarms: FaultReport,
-        use: ActionUse,
+        use: ActionUse | None,
         episodes: Sequence[EncodedEpisode],
         faulty: Sequence[FaultyEpisodes],
     ) -> tuple[str, ...]:
@@ -333,7 +361,16 @@ class _Evaluation:
                     "that were calibrated; only frames that nominal runs have too are compared"
                 )
         told += [text for fault in alarms.faults for text in _left_out(fault, episodes)]
-        if use.ratio < DEAF:
+        if use is None:
+            told.append(
+                "the model takes no actions: no future is predicted and no fault of the actuators "
+                "can show; frames are judged by what is hidden in them, by their familiarity and "
+                "by how fast the latent moves"
+                if self.model.has_masks
+                else "the model takes no actions and has no mask predictor: nothing is predicted, "
+                "frames are judged by their familiarity and by how fast the latent moves"
+            )
+        elif use.ratio < DEAF:
             told.append(
                 f"the model hardly listens to its actions: {LONG}-step error with shuffled actions "
                 f"is {use.ratio:.2f} x that with the commanded ones (1.5 or more is wanted, below "

@@ -200,7 +200,7 @@ class Episodes:
         label = (
             f"simulated {request.simulator} {request.injection} seed {options.seed} "
             f"{options.fault_episodes} x {steps} size {manifest.observation.height} block "
-            f"{manifest.action.block} jepa-edge {__version__} {library_digest()}"
+            f"{manifest.require_action().block} jepa-edge {__version__} {library_digest()}"
         )
         root = options.cache
         if root is None:
@@ -221,7 +221,7 @@ class Episodes:
     def _open(self, path: Path) -> Recording:
         """Open recorded runs, bags too; once each, for bags are converted."""
         if path not in self._opened:
-            horizon = max(len(self.calibration.radii[0].energies), LONG)
+            horizon = max(self.calibration.horizon, LONG)
             self._opened[path] = open_recording(
                 path, self.model.manifest, self.options.bag, horizon=horizon
             )
@@ -250,7 +250,7 @@ class Episodes:
 
     def _check_recorded(self, recording: Recording, onset: int) -> None:
         """Raise InputError for recorded faults that cannot be evaluated."""
-        check_fits(recording, self.model.manifest.observation, self.model.manifest.action)
+        self._checked(recording)
         self._refuse_known(recording)
         if min(episode_lengths(recording)) < onset:
             raise InputError(
@@ -282,5 +282,5 @@ class Episodes:
     def _checked(self, recording: Recording) -> str:
         """Check that a recording fits the model; return the digest of its data."""
         manifest = self.model.manifest
-        check_fits(recording, manifest.observation, manifest.action)
+        check_fits(recording, manifest.observation, manifest.action, manifest.state)
         return data_sha256(recording)

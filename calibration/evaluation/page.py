@@ -10,7 +10,7 @@ from jepa_edge.calibration.evaluation.sections import (
     baselines,
     detection,
     false_alarms,
-    forecast,
+    forecasts,
     matrix,
     operating,
 )
@@ -36,7 +36,7 @@ def write_evaluation(path: Path, report: EvaluationReport) -> None:
             detection(report),
             matrix(report),
             operating(report),
-            forecast(report),
+            *forecasts(report),
             *([baselines(report)] if report.baselines else []),
             _provenance(report),
         ],
@@ -51,8 +51,9 @@ def _claim(report: EvaluationReport) -> Section:
         title="What this report claims",
         paragraphs=[
             (
-                "The monitor watches a learned world model while a robot runs. It compares what "
-                "the camera shows with what the model predicted, and raises CAUTION or REJECT. In "
+                "The monitor watches a learned world model while a robot runs. "
+                + _how(report)
+                + "It raises CAUTION or REJECT. In "
                 "the words of ASTM F3269 it is the safety monitor of a complex function; what the "
                 "robot does about an alarm, the recovery function, is not part of it."
             ),
@@ -76,6 +77,19 @@ def _claim(report: EvaluationReport) -> Section:
             ),
         ],
     )
+
+
+def _how(report: EvaluationReport) -> str:
+    """What the monitor goes by."""
+    channels = report.alarms.nominal_by_channel
+    if report.forecast is not None:
+        return "It compares what the camera shows with what the model predicted. "
+    if "innovation" in channels:
+        return (
+            "The model takes no actions: parts of each frame are hidden, predicted from the rest, "
+            "and compared. "
+        )
+    return "The model predicts nothing: frames are compared with those that were recorded. "
 
 
 def _undetected(report: EvaluationReport) -> Section:
@@ -151,8 +165,10 @@ def _method(report: EvaluationReport) -> Section:
                 "them. Intervals are per row; across many rows some will miss by chance."
             ),
             (
-                f"Forecasts: {forecast.windows} windows of {forecast.episodes} nominal episodes, "
-                f"{forecast.samples} sampled futures each. Seed {report.seed}."
+                f"No forecasts: the model takes no actions. Seed {report.seed}."
+                if forecast is None
+                else f"Forecasts: {forecast.windows} windows of {forecast.episodes} nominal "
+                f"episodes, {forecast.samples} sampled futures each. Seed {report.seed}."
             ),
         ],
         tables=[

@@ -236,7 +236,7 @@ class EvaluationReport(_Record, frozen=True, kw_only=True):
     is then measured, not guaranteed.
     undetected: faults that the monitor is not shown to see: the interval of their detection rate
     reaches below `seen_from`, or not above what nominal episodes do. skipped: faults that were
-    asked for and not run, and why.
+    asked for and not run, and why. forecast, action_use: null for a model that takes no actions.
     seconds: per stage.
     """
 
@@ -257,8 +257,8 @@ class EvaluationReport(_Record, frozen=True, kw_only=True):
     skipped: dict[str, str]
     operating: tuple[OperatingPoint, ...]
     own_point: OperatingPoint
-    forecast: Forecast
-    action_use: ActionUse
+    forecast: Forecast | None
+    action_use: ActionUse | None
     baselines: tuple[Baseline, ...]
     bounds_loss: bool = False
     warnings: tuple[str, ...]

@@ -9,7 +9,7 @@ from jepa_edge.calibration.evaluation.figures import (
     pit_histograms,
     risk_curves,
 )
-from jepa_edge.calibration.evaluation.records import EvaluationReport
+from jepa_edge.calibration.evaluation.records import EvaluationReport, Forecast
 from jepa_edge.calibration.evaluation.wording import (
     estimate,
     frames,
@@ -18,6 +18,7 @@ from jepa_edge.calibration.evaluation.wording import (
     run_length_text,
     verdict,
 )
+from jepa_edge.calibration.records import ActionUse
 from jepa_edge.report import Section, Table
 
 
@@ -201,9 +202,14 @@ def operating(report: EvaluationReport) -> Section:
     )
 
 
-def forecast(report: EvaluationReport) -> Section:
-    """Quality of the latent variable."""
-    forecast, use = report.forecast, report.action_use
+def forecasts(report: EvaluationReport) -> list[Section]:
+    """Quality of the latent variable; nothing where the model takes no actions."""
+    if report.forecast is None or report.action_use is None:
+        return []
+    return [_forecast(report.forecast, report.action_use)]
+
+
+def _forecast(forecast: Forecast, use: ActionUse) -> Section:
     rows = [
         [
             str(row.horizon),

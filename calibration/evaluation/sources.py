@@ -66,33 +66,43 @@ class FaultRequest:
         return "injected into the nominal recording"
 
 
-def parse_faults(texts: Sequence[str], onset: int) -> tuple[list[FaultRequest], dict[str, str]]:
+def parse_faults(
+    texts: Sequence[str], onset: int, takes_actions: bool = True
+) -> tuple[list[FaultRequest], dict[str, str]]:
     """Read what the user asked for; also return faults left out, with the reason.
 
     texts: comma lists of "all" (every fault that a recording can show), "NAME[:SEVERITY][@ONSET]"
     of the library, "NAME=DIR[@ONSET]" for recorded runs, "sim:ROBOT" for all faults simulated, and
-    "sim:ROBOT/NAME[:SEVERITY][@ONSET]" for one. onset: of those that name none.
-    Raises InputError when one cannot be read, or two have one name.
+    "sim:ROBOT/NAME[:SEVERITY][@ONSET]" for one. onset: of those that name none. takes_actions:
+    whether the model does; without, "all" leaves out faults that only change commands.
+    Raises InputError when one cannot be read, two have one name, or one needs actions.
     """
     requests: list[FaultRequest] = []
     skipped: dict[str, str] = {}
     for text in [part.strip() for whole in texts for part in whole.split(",")]:
         if text == ALL:
-            requests += [_library(name, onset) for name in FAULTS if _recordable(name)]
-            skipped |= {
-                name: "a recording cannot show it after the fact; use a simulator (sim:ROBOT) or "
-                "record runs with it"
-                for name in FAULTS
-                if not _recordable(name)
-            }
+            why_not = {name: _why_not(name, takes_actions) for name in FAULTS}
+            requests += [_library(name, onset) for name, why in why_not.items() if not why]
+            skipped |= {name: why for name, why in why_not.items() if why}
         elif text.startswith(_SIM):
             robot, slash, fault = text[len(_SIM) :].partition("/")
+            if not takes_actions:
+                raise InputError(
+                    f"fault {text!r}: simulators record at the model's action block, and this "
+                    "model takes no actions; record runs yourself and pass NAME=DIR"
+                )
             names = [fault] if slash else list(FAULTS)
             requests += [replace(_library(name, onset), simulator=robot) for name in names]
         elif "=" in text:
             requests.append(_recorded(text, onset))
         else:
-            requests.append(_library(text, onset))
+            request = _library(text, onset)
+            if not takes_actions and request.kind == FaultKind.ACTUATOR.value:
+                raise InputError(
+                    f"fault {request.name} changes commands, and the model takes none; choose a "
+                    "fault of the camera, or pass recorded runs (NAME=DIR)"
+                )
+            requests.append(request)
     return _with_names(requests), {
         name: why for name, why in skipped.items() if name not in {r.name for r in requests}
     }
@@ -118,7 +128,7 @@ def simulate(
             seed,
             injection=request.injection,
             size=manifest.observation.height,
-            block=manifest.action.block,
+            block=manifest.require_action().block,
             workers=workers,
             on_progress=lambda done: progress(f"simulate {request.name}", done, episodes),
         )
@@ -127,7 +137,7 @@ def simulate(
 
 def check_simulator(name: str, manifest: Manifest) -> None:
     """Raise InputError unless there is a simulator of that name whose runs fit the model."""
-    observation, action = manifest.observation, manifest.action
+    observation, action = manifest.observation, manifest.require_action()
     robot = make_simulator(name, size=observation.height, block=action.block)
     if robot.action_dim != action.dim or not math.isclose(
         robot.rate_hz, observation.rate_hz, rel_tol=0.01
@@ -157,8 +167,15 @@ def scratch_directory() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="jepa-edge-evaluate-")
 
 
-def _recordable(name: str) -> bool:
-    return not FAULTS[name].simulator_only
+def _why_not(name: str, takes_actions: bool) -> str:
+    """Why a fault cannot be put into a recording; empty if it can."""
+    fault = FAULTS[name]
+    if fault.simulator_only:
+        simulator = "use a simulator (sim:ROBOT) or " if takes_actions else ""
+        return f"a recording cannot show it after the fact; {simulator}record runs with it"
+    if not takes_actions and fault.kind is FaultKind.ACTUATOR:
+        return "it changes commands, and the model takes none"
+    return ""
 
 
 def _library(text: str, onset: int) -> FaultRequest:

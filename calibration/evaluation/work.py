@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.calibration.dataset import EncodedEpisode, encode_episode
+from jepa_edge.calibration.dataset import EncodedEpisode, encode_episode, hold
 from jepa_edge.monitor import Monitor
 from jepa_edge.progress import Progress
 from jepa_edge.recording import Episode
@@ -54,7 +54,7 @@ def encode_episodes(
     """
 
     def encode(index: int) -> EncodedEpisode:
-        return encode_episode(model, load(index))
+        return hold(encode_episode(model, load(index)))
 
     return map_threads(encode, range(count), workers, progress, stage)
 
@@ -68,7 +68,7 @@ def score_episodes(
 ) -> list[NDArray[np.float64]]:
     """Channel scores (T + 1, C) of every episode."""
     return map_threads(
-        lambda episode: monitor.episode(episode.latents, episode.actions),
+        lambda episode: monitor.episode(episode.latents, episode.actions, episode.masked),
         episodes,
         workers,
         progress,

@@ -184,7 +184,9 @@ void define_objective(py::module_& m) {
                        const std::string& risk, double kappa, double alpha, double world_weight,
                        double spread_weight, double spread_discount, bool trust_horizon,
                        std::vector<float> radius, std::vector<float> world_mean,
-                       std::vector<float> world_whiten) {
+                       std::vector<float> world_whiten, const std::string& distance,
+                       std::size_t energy_tokens, std::size_t energy_dim) {
+             using jepa_edge::Distance;
              using jepa_edge::Risk;
              const jepa_edge::ObjectiveSettings settings{
                  .goal_steps = goal_steps,
@@ -196,7 +198,11 @@ void define_objective(py::module_& m) {
                  .world_weight = world_weight,
                  .spread_weight = spread_weight,
                  .spread_discount = spread_discount,
-                 .trust_horizon = trust_horizon};
+                 .trust_horizon = trust_horizon,
+                 .distance = named<Distance>(
+                     distance, {{"l2", Distance::kSquares}, {"l1", Distance::kAbsolute}}),
+                 .energy_tokens = energy_tokens,
+                 .energy_dim = energy_dim};
              return jepa_edge::Objective(
                  settings, {std::move(radius), std::move(world_mean), std::move(world_whiten)},
                  {candidates, samples, horizon, tokens, dim});
@@ -205,7 +211,8 @@ void define_objective(py::module_& m) {
            py::arg("tokens"), py::arg("dim"), py::arg("goal_steps"), py::arg("risk"),
            py::arg("kappa"), py::arg("alpha"), py::arg("world_weight"), py::arg("spread_weight"),
            py::arg("spread_discount"), py::arg("trust_horizon"), py::arg("radius"),
-           py::arg("world_mean"), py::arg("world_whiten"))
+           py::arg("world_mean"), py::arg("world_whiten"), py::arg("distance"),
+           py::arg("energy_tokens"), py::arg("energy_dim"))
       .def(
           "energies",
           [](const jepa_edge::Objective& objective, const FloatArray& latents,

@@ -27,17 +27,18 @@ bool all_finite(const std::vector<float>& values) {
 
 double square(double value) noexcept { return value * value; }
 
-double squared_distance(const float* a, const float* b, std::size_t count) noexcept {
+/// Sum over pairs of numbers of a term of their difference.
+template <typename Term>
+double sum_apart(const float* a, const float* b, std::size_t count, Term term) noexcept {
   std::array<double, kLanes> sums{};
   std::size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      const double apart = static_cast<double>(a[i + lane]) - static_cast<double>(b[i + lane]);
-      sums[lane] += apart * apart;
+      sums[lane] += term(static_cast<double>(a[i + lane]) - static_cast<double>(b[i + lane]));
     }
   }
   for (std::size_t lane = 0; i < count; ++i, ++lane) {
-    sums[lane] += square(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+    sums[lane] += term(static_cast<double>(a[i]) - static_cast<double>(b[i]));
   }
   double total = 0.0;
   for (const double sum : sums) {
@@ -102,17 +103,6 @@ double squared_norms(const float* centred, const std::vector<float>& panels,
 }
 
 }  // namespace
-
-double goal_distance(std::span<const float> latent, std::span<const float> goals) noexcept {
-  double least = std::numeric_limits<double>::infinity();
-  bool ordered = true;
-  for (std::size_t begin = 0; begin < goals.size(); begin += latent.size()) {
-    const double distance = squared_distance(latent.data(), goals.data() + begin, latent.size());
-    ordered = ordered && !std::isnan(distance);
-    least = std::min(least, distance);
-  }
-  return ordered ? least : std::numeric_limits<double>::quiet_NaN();
-}
 
 double risk_of(std::span<float> energies, const ObjectiveSettings& settings) noexcept {
   std::size_t counted = energies.size();
@@ -180,6 +170,8 @@ double step_spread(std::span<const float> latents, std::size_t samples, std::siz
 Objective::Objective(const ObjectiveSettings& settings, ObjectiveData data,
                      const LatentShape& shape)
     : settings_(settings), data_(std::move(data)), shape_(shape) {
+  settings_.energy_tokens = settings.energy_tokens == 0 ? shape.tokens : settings.energy_tokens;
+  settings_.energy_dim = settings.energy_dim == 0 ? shape.dim : settings.energy_dim;
   const auto number = [](auto value) { return std::to_string(value); };
   require(shape.candidates > 0 && shape.samples > 0 && shape.horizon > 0 && shape.tokens > 0 &&
               shape.dim > 0,
@@ -187,6 +179,10 @@ Objective::Objective(const ObjectiveSettings& settings, ObjectiveData data,
   require(settings.goal_steps >= 1 && settings.goal_steps <= shape.horizon,
           "goal_steps is " + number(settings.goal_steps) + ", expected 1 to the horizon, " +
               number(shape.horizon));
+  require(settings_.energy_tokens <= shape.tokens && settings_.energy_dim <= shape.dim,
+          "energy_tokens " + number(settings_.energy_tokens) + " and energy_dim " +
+              number(settings_.energy_dim) + " exceed the latent, (" + number(shape.tokens) + ", " +
+              number(shape.dim) + ")");
   require(settings.alpha > 0.0 && settings.alpha <= 1.0,
           "alpha is " + number(settings.alpha) + ", expected above 0, at most 1");
   for (const double weight : {settings.kappa, settings.world_weight, settings.spread_weight}) {
@@ -216,6 +212,32 @@ Objective::Objective(const ObjectiveSettings& settings, ObjectiveData data,
 }
 
 std::size_t Objective::scratch_size() const noexcept { return shape_.samples + kRows * shape_.dim; }
+
+/// Distance of a latent (N * D) to the nearest of goals (G, N * D).
+double Objective::goal_distance(const float* latent, std::span<const float> goals) const noexcept {
+  const std::size_t tokens = settings_.energy_tokens;
+  const std::size_t dim = settings_.energy_dim;
+  // Whole tokens lie one behind the other.
+  const std::size_t runs = dim == shape_.dim ? 1 : tokens;
+  const std::size_t run = tokens * dim / runs;
+  double least = std::numeric_limits<double>::infinity();
+  bool ordered = true;
+  for (std::size_t begin = 0; begin < goals.size(); begin += shape_.tokens * shape_.dim) {
+    double distance = 0.0;
+    for (std::size_t offset = 0; offset < runs * shape_.dim; offset += shape_.dim) {
+      const float* goal = goals.data() + begin + offset;
+      distance += settings_.distance == Distance::kSquares
+                      ? sum_apart(latent + offset, goal, run, [](double v) { return v * v; })
+                      : sum_apart(latent + offset, goal, run, [](double v) { return std::abs(v); });
+    }
+    if (settings_.distance == Distance::kAbsolute) {
+      distance /= static_cast<double>(tokens * dim);
+    }
+    ordered = ordered && !std::isnan(distance);
+    least = std::min(least, distance);
+  }
+  return ordered ? least : std::numeric_limits<double>::quiet_NaN();
+}
 
 float Objective::energy(std::span<const float> latents, std::span<const float> goals,
                         std::span<float> scratch) const noexcept {
@@ -249,7 +271,7 @@ float Objective::energy(std::span<const float> latents, std::span<const float> g
     for (std::size_t m = 0; m < samples; ++m) {
       double distance = 0.0;
       for (std::size_t h = trusted - steps; h < trusted; ++h) {
-        distance += goal_distance(latents.subspan((m * horizon + h) * size, size), goals);
+        distance += goal_distance(latents.data() + (m * horizon + h) * size, goals);
       }
       scratch[m] = static_cast<float>(distance / static_cast<double>(steps));
     }

@@ -13,6 +13,7 @@
 
 namespace {
 
+using jepa_edge::Distance;
 using jepa_edge::LatentShape;
 using jepa_edge::Objective;
 using jepa_edge::ObjectiveData;
@@ -43,6 +44,23 @@ TEST_CASE("the goal energy is averaged over the last steps and the futures") {
 
 TEST_CASE("of several goals the nearest one counts") {
   CHECK(energy_of({}, {}, kLatents, {0.0F, 0.0F, 7.0F, 0.0F}) == (9.0F + 0.0F) / 2.0F);
+}
+
+TEST_CASE("absolute distances are averaged over what is compared") {
+  constexpr LatentShape kPatches{
+      .candidates = 1, .samples = 1, .horizon = 1, .tokens = 3, .dim = 2};
+  const std::vector<float> latents{1.0F, -2.0F, 3.0F, -4.0F, 100.0F, 100.0F};
+  const std::vector<float> goals(6, 0.0F);
+  const auto of = [&](const ObjectiveSettings& settings) {
+    const Objective objective(settings, {}, kPatches);
+    std::vector<float> scratch(objective.scratch_size());
+    return objective.energy(latents, goals, scratch);
+  };
+  CHECK(of({.distance = Distance::kAbsolute}) == doctest::Approx(210.0 / 6.0));
+  CHECK(of({.distance = Distance::kAbsolute, .energy_tokens = 2}) == 2.5F);
+  CHECK(of({.distance = Distance::kAbsolute, .energy_tokens = 2, .energy_dim = 1}) == 2.0F);
+  CHECK(of({.energy_tokens = 2}) == 30.0F);
+  CHECK(of({.energy_tokens = 2, .energy_dim = 1}) == 10.0F);
 }
 
 TEST_CASE("risk measures") {
@@ -133,6 +151,8 @@ TEST_CASE("objectives that lack their numbers are refused") {
   };
   refused({.goal_steps = 0});
   refused({.goal_steps = 4});
+  refused({.energy_tokens = 2});
+  refused({.energy_dim = 3});
   refused({.alpha = 0.0});
   refused({.alpha = 1.1});
   refused({.kappa = -1.0});

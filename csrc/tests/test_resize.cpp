@@ -3,6 +3,7 @@
 // other processors.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
@@ -10,17 +11,21 @@
 #include "jepa_edge/resize.hpp"
 #include "support/allocation_counter.hpp"
 
+using jepa_edge::Filter;
 using jepa_edge::ImageSize;
 using jepa_edge::Resizer;
+using jepa_edge::Window;
 
 TEST_CASE("a flat picture stays flat at every size") {
   for (const ImageSize in : {ImageSize{1, 1}, {2, 3}, {17, 5}, {64, 64}}) {
     for (const ImageSize out : {ImageSize{1, 1}, {3, 2}, {5, 17}, {64, 64}, {100, 1}}) {
-      Resizer resizer(in, out);
-      const std::vector<std::uint8_t> source(in.height * in.width * 3, 201);
-      std::vector<std::uint8_t> target(out.height * out.width * 3);
-      resizer.resize(source.data(), static_cast<std::ptrdiff_t>(in.width * 3), target);
-      for (const auto value : target) CHECK(value == 201);
+      for (const Filter filter : {Filter::bilinear, Filter::bicubic}) {
+        Resizer resizer(in, out, filter);
+        const std::vector<std::uint8_t> source(in.height * in.width * 3, 201);
+        std::vector<std::uint8_t> target(out.height * out.width * 3);
+        resizer.resize(source.data(), static_cast<std::ptrdiff_t>(in.width * 3), target);
+        for (const auto value : target) CHECK(value == 201);
+      }
     }
   }
 }
@@ -36,6 +41,40 @@ TEST_CASE("half the size is the triangle filter, rows may be padded, nothing is 
   const std::size_t allocated = counter.count();
   CHECK(allocated == 0);
   CHECK(target == std::vector<std::uint8_t>{71, 71, 71, 117, 117, 117});
+}
+
+TEST_CASE("a window is what scaling and then cutting gives") {
+  constexpr ImageSize in{37, 23};
+  std::vector<std::uint8_t> source(in.height * in.width * 3);
+  for (std::size_t i = 0; i < source.size(); ++i) {
+    source[i] = static_cast<std::uint8_t>(i * 7919 % 251);
+  }
+  constexpr auto stride = static_cast<std::ptrdiff_t>(in.width * 3);
+  for (const ImageSize scaled : {ImageSize{20, 31}, {37, 9}, {60, 23}, {37, 23}}) {
+    for (const Filter filter : {Filter::bilinear, Filter::bicubic}) {
+      std::vector<std::uint8_t> whole(scaled.height * scaled.width * 3);
+      Resizer(in, scaled, filter).resize(source.data(), stride, whole);
+      const Window window{3, 2, {scaled.height - 5, scaled.width - 4}};
+      Resizer part(in, scaled, filter, window);
+      CHECK(part.out() == window.size);
+      std::vector<std::uint8_t> target(window.size.height * window.size.width * 3);
+      part.resize(source.data(), stride, target);
+      for (std::size_t y = 0; y < window.size.height; ++y) {
+        const std::size_t row = window.size.width * 3;
+        const std::uint8_t* cut =
+            whole.data() + ((y + window.top) * scaled.width + window.left) * 3;
+        CHECK(std::equal(cut, cut + row, target.data() + y * row));
+      }
+    }
+  }
+}
+
+TEST_CASE("a window that leaves the picture is refused") {
+  constexpr std::size_t huge = ~std::size_t{0};
+  for (const Window window : {Window{0, 0, {5, 4}}, Window{1, 0, {4, 4}}, Window{0, 1, {4, 4}},
+                              Window{huge, 0, {4, 4}}, Window{0, huge - 2, {4, 4}}}) {
+    CHECK_THROWS_AS(Resizer({8, 8}, {4, 4}, Filter::bicubic, window), std::invalid_argument);
+  }
 }
 
 TEST_CASE("sides that no picture has are refused") {

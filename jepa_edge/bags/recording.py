@@ -84,13 +84,14 @@ class BagRecording(Recording):
         self.notes: tuple[str, ...] = ()
         self._names: list[str] = []
         self._digests: list[str] = []
+        manifest = _of_camera(manifest)
         bags = find_bags(path)
         seen: dict[str, Path] = {}
         gaps_s: list[float] = []
         info = RecordingInfo(
             rate_hz=manifest.observation.rate_hz,
             color=manifest.observation.color,
-            action_dim=manifest.action.dim,
+            action_dim=0 if manifest.action is None else manifest.action.dim,
             source=str(path),
         )
         with RecordingWriter(folder / "episodes", info) as writer:
@@ -107,7 +108,7 @@ class BagRecording(Recording):
                 progress(done + 1, len(bags))
             if not self._names:
                 raise InputError(
-                    f"{path} gives no episode of {_least(manifest, horizon)} actions or more: "
+                    f"{path} gives no episode of {_least(manifest, horizon) + 1} frames or more: "
                     f"{'; '.join(self.notes) or 'it holds too few frames'}"
                 )
             writer.info = msgspec.structs.replace(info, rate_hz=1.0 / float(np.mean(gaps_s)))
@@ -129,7 +130,7 @@ class BagRecording(Recording):
         """Yield the parts of a bag that are long enough."""
         least = _least(manifest, horizon)
         for number, (piece, ended) in enumerate(_pieces(bag, manifest, options, folder)):
-            if len(piece.actions) >= least:
+            if len(piece.stamps_s) > least:
                 yield piece.episode(f"{bag.path.name}:{number}")
                 continue
             note = (
@@ -140,8 +141,23 @@ class BagRecording(Recording):
             self.notes = (*self.notes, note)
 
 
+def _of_camera(manifest: Manifest) -> Manifest:
+    """A model's manifest as if it took single frames at the camera's rate: recordings hold those,
+    and clips are made of them when they are encoded."""
+    seen = manifest.observation
+    if seen.clip is None:
+        return manifest
+    frames = msgspec.structs.replace(seen, clip=None, rate_hz=seen.camera_rate_hz)
+    return msgspec.structs.replace(manifest, observation=frames)
+
+
 def _least(manifest: Manifest, horizon: int) -> int:
-    """Fewest actions of an episode that a calibration takes."""
+    """Fewest actions, or frames after the first, of an episode that a calibration takes.
+
+    Clips need more of them, which is checked when they are encoded.
+    """
+    if manifest.action is None:
+        return first_step(manifest.history) + LONG
     return max(RECENT + manifest.history - 1 + horizon, first_step(manifest.history) + LONG)
 
 
@@ -153,6 +169,7 @@ class _Piece:
         self._path.unlink(missing_ok=True)  # of the piece before, which may still be mapped
         self._size = first.frame.shape
         self.actions: list[NDArray[np.float32]] = []
+        self.states: list[NDArray[np.float32]] = []
         self.stamps_s: list[float] = []
         self.add(first)
 
@@ -160,6 +177,8 @@ class _Piece:
         """Append a frame; the action of any but the first is what led to it."""
         if self.stamps_s and observation.action is not None:
             self.actions.append(observation.action)
+        if observation.state is not None:
+            self.states.append(observation.state.astype(np.float32))
         self.stamps_s.append(observation.stamp_s)
         with self._path.open("ab") as file:
             file.write(np.ascontiguousarray(observation.frame, np.uint8).data)
@@ -167,11 +186,13 @@ class _Piece:
     def episode(self, name: str) -> Episode:
         """Return all of it; the frames stay in the file until they are read."""
         shape = (len(self.stamps_s), *self._size)
+        nothing = np.zeros((len(self.stamps_s) - 1, 0), np.float32)
         return Episode(
             name=name,
             frames=np.memmap(self._path, np.uint8, "r", shape=shape),
-            actions=np.stack(self.actions),
+            actions=np.stack(self.actions) if self.actions else nothing,
             stamps_s=np.array(self.stamps_s),
+            robot_state=np.stack(self.states) if self.states else None,
         )
 
 
@@ -180,7 +201,11 @@ def _pieces(
 ) -> Iterator[tuple[_Piece, str]]:
     """Yield stretches of frames without a gap, and what ended each, in words."""
     topics = find_topics(bag, options)
-    inputs = Inputs(manifest, options.inputs(bag.topics[need_actions(bag, topics)]))
+    if manifest.action is None:
+        topics = dataclasses.replace(topics, action=None, commands=(), plan=None)
+        inputs = Inputs(manifest, options.inputs(None))
+    else:
+        inputs = Inputs(manifest, options.inputs(bag.topics[need_actions(bag, topics)]))
     begins = _episode_begins(bag, topics)
     piece: _Piece | None = None
     part: int | None = None
@@ -226,7 +251,7 @@ def _episode_begins(bag: Bag, topics: Topics) -> list[int]:
 def _broken(observation: Observation, manifest: Manifest) -> str:
     """Why a frame cannot be used at all; empty when it can."""
     try:
-        reason = check_content(observation.frame, None, manifest)
+        reason = check_content(observation.frame, None, manifest, observation.state)
     except InputError as error:
         return f"a frame that the model does not take: {error}"
     return "a frame with numbers that are not finite" if reason else ""
@@ -235,12 +260,12 @@ def _broken(observation: Observation, manifest: Manifest) -> str:
 def _unusable(observation: Observation, piece: _Piece | None, manifest: Manifest) -> str:
     """Why nothing leads from the piece so far to this frame; empty when something does."""
     broken = _broken(observation, manifest)
-    if broken or piece is None:
+    if broken or piece is None or manifest.action is None:
         return broken
     if observation.action is None:
         return "a frame without a command before it"
     try:
-        reason = check_content(observation.frame, observation.action, manifest)
+        reason = check_content(observation.frame, observation.action, manifest, observation.state)
     except InputError as error:
         return f"a command that the model does not take: {error}"
     return "a command with numbers that are not finite" if reason else ""

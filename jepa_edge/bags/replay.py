@@ -20,6 +20,7 @@ from jepa_edge.bags.rerun import Redone, rerun
 from jepa_edge.bags.settings import with_told_limits
 from jepa_edge.bags.stream import frames
 from jepa_edge.bags.topics import BagOptions, Topics
+from jepa_edge.clip import by_camera_frame
 from jepa_edge.errors import CalibrationError, printable
 from jepa_edge.monitor import Monitor
 from jepa_edge.nodes.inputs import Inputs
@@ -133,10 +134,19 @@ def replay(
         identities.append(compare_identity(maker, run, model, monitors[-1]))
         on_identity(identities[-1])
     counts, fields, found = _Counts(), Counter[str](), []
-    topics, note = _readable_commands(bag, topics, options)
+    if model.takes_actions:
+        topics, note = _readable_commands(bag, topics, options)
+    else:
+        topics, note = dataclasses.replace(topics, action=None, commands=(), plan=None), ""
     notes += [note] if note else []
     action_type = None if topics.action is None else bag.topics[topics.action]
-    inputs = Inputs(model.manifest, options.inputs(action_type))
+    steps = {
+        flag.stamp_ns
+        for run in recorded.runs
+        for flag in run.flags.values()
+        if flag.made is Made.STEP
+    }
+    inputs = Inputs(model.manifest, options.inputs(action_type), clip_ends=steps)
     _check_pictures(bag, topics, recorded, model, options)
     for redone in rerun(bag, topics, recorded, inputs, model, monitors, configs):
         on_step(redone)
@@ -190,7 +200,7 @@ def _check_pictures(
 ) -> None:
     """Raise InputError when no picture fits the model though the recorded session took some."""
     taken = {flag.stamp_ns for flag in recorded.flags if flag.embedding is not None}
-    inputs = Inputs(model.manifest, options.inputs(None))
+    inputs = Inputs(by_camera_frame(model.manifest), options.inputs(None))
     names = dataclasses.replace(topics, action=None, plan=None)
     frame = next(frames(bag, names, inputs, taken), None) if taken else None
     if frame is not None:

@@ -17,6 +17,7 @@ def frames(
     """Yield the frames that the model gets; `inputs.observation` tells what led to each.
 
     wanted: stamps, ns, of the frames that a node is known to have taken; None: the inputs choose.
+    Inputs of a model of clips are to be told the same as their clip_ends.
     Raises InputError when the bag is damaged.
     """
     names = [topic for topic in (topics.image, topics.action, topics.plan) if topic is not None]
@@ -26,9 +27,9 @@ def frames(
             inputs.on_action(message, received_ns)
         elif entry.topic == topics.plan:
             inputs.on_plan(message, received_ns)
-        elif wanted is None:
+        elif wanted is None or inputs.takes_clips:
             frame = inputs.on_image(message, received_ns)
-            if frame is not None:
+            if frame is not None and (wanted is None or frame.stamp_ns in wanted):
                 yield frame
         elif stamp_ns(message.header) in wanted:
             yield Frame(message=message, stamp_ns=stamp_ns(message.header), received_ns=received_ns)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jepa_edge.bags.reader import Bag, listed
 from jepa_edge.errors import InputError
+from jepa_edge.image_fit import MODEL_FIT
 from jepa_edge.nodes.fields import ACTION_TYPES, ARRAY, full_name
 from jepa_edge.nodes.inputs import InputOptions
 from jepa_edge.nodes.messages import EMBEDDING, FLAG, IMAGE, MODEL_INFO
@@ -33,7 +34,7 @@ class BagOptions:
     flag_topic: str | None = None
     action_fields: tuple[str, ...] = ()
     action_timeout_s: float = 0.0
-    image_fit: str = "exact"
+    image_fit: str = MODEL_FIT
     min_gap_periods: float = 0.5
     max_gap_periods: float = 1.75
     max_age_s: float = 0.0

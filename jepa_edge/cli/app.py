@@ -19,6 +19,7 @@ EXIT_USER_ERROR = 2
 _VERBS = (
     "record",
     "export",
+    "import-onnx",
     "calibrate",
     "evaluate",
     "selftest",
@@ -29,6 +30,7 @@ _VERBS = (
     "serve",
     "replay",
     "serial",
+    "imagine",
     "inspect",
 )
 
@@ -65,7 +67,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        module = importlib.import_module(f"jepa_edge.cli.{cmd_name}")
+        module = importlib.import_module(f"jepa_edge.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

@@ -33,8 +33,9 @@ _OPTIONS = (
     ),
     click.option(
         "--image-fit",
-        type=click.Choice(["exact", "crop", "stretch"]),
-        help="Bag: how images of another size become the model's.  [default: exact]",
+        type=click.Choice(["model", "exact", "crop", "stretch"]),
+        help="Bag: how images of another size become the model's.  [default: as the model was "
+        "trained, exact if the bundle does not say how]",
     ),
     click.option(
         "--max-age",
@@ -80,7 +81,7 @@ def read_bag_options(
         action_topic=action_topic,
         action_fields=fields_of(action_fields),
         action_timeout_s=action_timeout or 0.0,
-        image_fit=image_fit or "exact",
+        image_fit=image_fit or "model",
         max_age_s=max_age or 0.0,
         **others,
     )

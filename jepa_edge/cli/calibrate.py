@@ -126,17 +126,19 @@ def command(
         return
     for name, result in report.variants.items():
         calibration, alarms = result.calibration, result.false_alarms
-        inside = sum(coverage.accepted for coverage in result.coverage)
         click.echo(
             f"{bundle} {name}: {calibration.thresholds.episodes} conformal episodes, "
             f"CAUTION above {calibration.thresholds.caution:.3f}, "
             f"REJECT above {calibration.thresholds.reject:.3f}"
         )
-        click.echo(
-            f"  held out: {alarms.count} of {alarms.trials} nominal episodes alarm; coverage "
-            f"inside its 99 % interval at {inside} of {len(result.coverage)} alphas and horizons; "
-            f"spread against error: Spearman {result.spread.overall.value:.2f}"
-        )
+        told = f"  held out: {alarms.count} of {alarms.trials} nominal episodes alarm"
+        if result.spread is not None:
+            inside = sum(coverage.accepted for coverage in result.coverage)
+            told += (
+                f"; coverage inside its 99 % interval at {inside} of {len(result.coverage)} alphas "
+                f"and horizons; spread against error: Spearman {result.spread.overall.value:.2f}"
+            )
+        click.echo(told)
         if calibration.risk is not None:
             risk = calibration.risk
             click.echo(

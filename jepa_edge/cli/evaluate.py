@@ -117,7 +117,7 @@ def command(
     )
     model = WorldModel.load(bundle, variant, calibrated_only=True)
     monitor = Monitor.load(model)
-    horizon = max(len(monitor.calibration.radii[0].energies), LONG)
+    horizon = max(monitor.calibration.horizon, LONG)
     with progress_bars() as progress:
         recording = open_recording(
             nominal,

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from jepa_edge.change_gate import KEEPALIVE_S
 from jepa_edge.cli import stop
 from jepa_edge.cli.bag_options import BAG_OPTIONS, bag_options, read_bag_options
 from jepa_edge.cli.common import BUNDLE, SEED, refuse_options
@@ -25,6 +26,7 @@ Examples:
   jepa-edge run pusht.jepa --source data/nominal --episode 3 --rate 0 --json
   jepa-edge run pusht.jepa --source data/nominal --rate 0 --latch none --fall-after 5
   jepa-edge run pusht.jepa --source flight.mcap --image-topic /camera/image_raw --mcap flags.mcap
+  jepa-edge run labelled.jepa --source data/nominal --on-change 0.1 --labels 2 --json
 
 \b
 Levels: UNKNOWN (0, never act on it), NOMINAL, CAUTION, REJECT. See docs/flags.md.
@@ -80,6 +82,26 @@ Exit codes: 0 the source ended; 2 bad input, one line on stderr.
 @click.option(
     "--seed", type=SEED, default=0, show_default=True, help="Seed of samples and simulator."
 )
+@click.option(
+    "--on-change",
+    type=float,
+    metavar="X",
+    help="Publish embeddings and predictions only when the latent has moved this far, and labels "
+    "when the text embedding has, e.g. 0.1; 1 is another scene. Flags always go out.",
+)
+@click.option(
+    "--keepalive",
+    default=KEEPALIVE_S,
+    show_default=True,
+    help="With --on-change: publish at least every so many seconds.",
+)
+@click.option(
+    "--labels",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Labels per published frame, of a bundle with a text head; 0 for none.",
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one per frame.")
 @click.option("--jsonl", type=BUNDLE, help="Also write JSON lines to this file.")
 @click.option("--mcap", type=BUNDLE, help="Also write frames, actions and flags to this MCAP file.")
@@ -115,6 +137,9 @@ def command(
     latch: str,
     fall_after: int,
     seed: int,
+    on_change: float | None,
+    keepalive: float,
+    labels: int,
     as_json: bool,
     jsonl: Path | None,
     mcap: Path | None,
@@ -134,6 +159,7 @@ def command(
     from jepa_edge.flags import Level
     from jepa_edge.keys import load_public_key
     from jepa_edge.monitor import Monitor
+    from jepa_edge.selective import selective
     from jepa_edge.session import Session, SessionConfig
     from jepa_edge.sinks import Sink
     from jepa_edge.sinks.jsonl import json_lines
@@ -159,6 +185,8 @@ def command(
         raise InputError("--rate is not a number; expected frames per second")
     if serial is None:
         refuse_options("a run without --serial", ("baud", "serial_protocol"))
+    if on_change is None:
+        refuse_options("a run without --on-change", ("keepalive",))
     trusted = None if require_signature is None else load_public_key(require_signature)
     opened = Bundle.open(bundle, trusted_key=trusted)
     model = WorldModel.load(opened, variant, calibrated_only=not uncalibrated)
@@ -183,6 +211,9 @@ def command(
     if period_s > 0.0:  # as in real time: a machine that cannot keep up shall say so
         config = replace(config, max_latency_s=period_s)
     session = Session(model, monitor, config)
+    if model.manifest.text is None:
+        refuse_options(f"{bundle}, which has no text head,", ("labels",))
+    publish = selective(model, on_change=on_change, keepalive_s=keepalive, labels=labels)
     tally = Tally()
     with contextlib.ExitStack() as stack:
         sinks: list[Sink] = []
@@ -211,8 +242,8 @@ def command(
             stop.check()
             time.sleep(max(0.0, due_s - time.monotonic()))
             due_s += period_s
-            update = session.step(observation)
+            update = publish(session.step(observation))
             for sink in sinks:
                 sink(observation, update)
     if not as_json:
-        click.echo(tally.line())
+        click.echo("; ".join(part for part in (tally.line(), publish.told()) if part))

@@ -21,7 +21,7 @@ from jepa_edge.recording import Episode, Recording, RecordingWriter
 def inject_recorded(
     episode: Episode,
     injection: Injection,
-    action_spec: ActionSpec | ActionScale,
+    action_spec: ActionSpec | ActionScale | None,
     seed: int = 0,
 ) -> Episode:
     """Return the episode as it would have been recorded with a fault.
@@ -33,9 +33,10 @@ def inject_recorded(
     delay of k steps drops the last k steps, whose commands would have been given later, and leaves
     the k steps from the onset on, while the delay builds up, explained by no command.
 
-    action_spec: the model's actions, for actuator faults. seed: as for the filters.
-    Raises InputError when only a simulator can show the fault, or the onset leaves nothing of it
-    within the episode.
+    action_spec: the model's actions, for actuator faults; None in a model that takes none. seed: as
+    for the filters.
+    Raises InputError when only a simulator can show the fault, the onset leaves nothing of it
+    within the episode, or the model takes no actions that could be faulty.
     """
     _check_possible(injection)
     steps, onset = episode.actions.shape[0], injection.onset
@@ -49,6 +50,11 @@ def inject_recorded(
         camera = CameraFilter(injection, seed)
         frames = np.stack([camera(frame, step) for step, frame in enumerate(episode.frames)])
         return dataclasses.replace(episode, frames=frames)
+    if action_spec is None:
+        raise InputError(
+            f"fault {injection.name} changes commands, and the model takes none; choose a fault of "
+            "the camera"
+        )
     actuator = ActuatorFilter(injection, action_spec, seed)
     if injection.name == "delay":
         return _delayed(episode, injection)
@@ -130,4 +136,5 @@ def _delayed(episode: Episode, injection: Injection) -> Episode:
         stamps_s=episode.stamps_s[: kept + 1],
         state=None if episode.state is None else episode.state[: kept + 1],
         loss=None if episode.loss is None else episode.loss[: kept + 1],
+        robot_state=None if episode.robot_state is None else episode.robot_state[: kept + 1],
     )

@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge.errors import InputError
-from jepa_edge.image_fit import FITS, fit_image
+from jepa_edge.image_fit import FITS, MODEL_FIT, fit_to
 from jepa_edge.input_checks import checked_plan
-from jepa_edge.manifest import Manifest
+from jepa_edge.manifest import ActionSpec, Manifest
+from jepa_edge.nodes.clips import MAX_GAP, MIN_GAP, ClipGatherer
 from jepa_edge.nodes.commands import Commands
 from jepa_edge.nodes.fields import (
     ACTION_TYPES,
@@ -62,8 +63,9 @@ class InputOptions:
     Float32MultiArray. action_timeout_s: longest that a command is held beyond its own time; 0 for
     half a period of the model where it is a whole block, else a period; trajectories are held for
     ever. sync_slop_s: how far from
-    the image a state may be. image_fit: "exact", "crop" or "stretch". min_gap_periods,
-    max_gap_periods, max_age_s: the session's limits; max_age_s of 0 stands for MAX_AGE_PERIODS.
+    the image a state may be. image_fit: "model" for what the manifest says, "exact", "crop" or
+    "stretch". min_gap_periods, max_gap_periods, max_age_s: the session's limits; max_age_s of 0
+    stands for MAX_AGE_PERIODS. A model that takes no actions leaves what is said of them.
     Raises InputError for what cannot be.
     """
 
@@ -73,7 +75,7 @@ class InputOptions:
     state_type: str = ""
     state_fields: tuple[str, ...] = ()
     sync_slop_s: float = 0.05
-    image_fit: str = "exact"
+    image_fit: str = MODEL_FIT
     min_gap_periods: float = 0.5
     max_gap_periods: float = 1.75
     max_age_s: float = 0.0
@@ -97,11 +99,15 @@ class InputOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """An image message that the model gets, not decoded yet. Times in nanoseconds."""
+    """An image message that the model gets, not decoded yet. Times in nanoseconds.
+
+    clip: what a model of clips gets, decoded: the message's picture is the newest of it.
+    """
 
     message: Any
     stamp_ns: int
     received_ns: int
+    clip: NDArray[np.generic] | None = None
 
     @property
     def header(self) -> Any:
@@ -116,40 +122,38 @@ class Inputs:
     controller sends them: those from one period before a frame until the frame led to it. When the
     clock is set back by more than a period, all that was remembered is forgotten. Methods may be
     called from any thread; those that take a message are cheap, and `observation` decodes and
-    scales the picture.
+    scales the picture; but for a model of clips `on_image` does that, so that every picture of a
+    stream is decoded once.
     """
 
-    def __init__(self, manifest: Manifest, options: InputOptions) -> None:
-        """Raises InputError when the fields do not make up a step or a block of the model."""
+    def __init__(
+        self, manifest: Manifest, options: InputOptions, clip_ends: Container[int] | None = None
+    ) -> None:
+        """clip_ends: stamps, ns, of the clips that a replay wants; None for one every hop.
+
+        Raises InputError when the fields do not make up a step or a block of the model, or its
+        state.
+        """
         self._manifest = manifest
         self._options = options
         self._period_ns = round(1e9 / manifest.observation.rate_hz)
-        action = manifest.action
-        self.actions = FieldReader(options.action_type, options.action_fields, "action_fields")
         self.states: FieldReader | None = None
         if options.state_type:
             self.states = FieldReader(options.state_type, options.state_fields, "state_fields")
-        step = action.dim // action.block
-        if self.actions.count not in (0, step, action.dim):
-            named = f" ({', '.join(action.names)})" if action.names else ""
-            raise InputError(
-                f"action_fields names {self.actions.count} numbers, expected {step} for one step "
-                f"or {action.dim} for a block of {action.block} steps{named}"
+        _check_states(self.states, manifest)
+        self.actions: FieldReader | None = None
+        self._commands: Commands | Trajectories | None = None
+        if manifest.action is not None:
+            self.actions = _action_reader(options, manifest.action)
+            self._commands = _commands(options, manifest.action, self._period_ns)
+        self._grid = _frame_grid(manifest, options)
+        self._clips: ClipGatherer | None = None
+        self._clip_order = threading.Lock()  # not held together with the other one
+        clip = manifest.observation.clip
+        if clip is not None:
+            self._clips = ClipGatherer(
+                clip, round(1e9 / manifest.observation.camera_rate_hz), clip_ends
             )
-        model = {"dim": action.dim, "block": action.block, "period_ns": self._period_ns}
-        self._commands: Commands | Trajectories = (
-            Trajectories(**model)
-            if options.action_type == TRAJECTORY
-            else Commands(**model, timeout_ns=round(1e9 * options.action_timeout_s))
-        )
-        rate_hz = manifest.observation.rate_hz
-        valid_periods = options.max_age_s * rate_hz or MAX_AGE_PERIODS
-        self._grid = FrameGrid(
-            self._period_ns,
-            options.min_gap_periods,
-            options.max_gap_periods,
-            max(valid_periods - _LATENCY_PERIODS, _LEAST_GAP_PERIODS),
-        )
         self._robot: deque[tuple[int, NDArray[np.float32]]] = deque(maxlen=_STATES)
         self._plan: tuple[int, NDArray[np.float32]] | None = None
         self._newest_ns: int | None = None  # received
@@ -168,19 +172,38 @@ class Inputs:
                     point = {"points": [make(full_name("trajectory_msgs/JointTrajectoryPoint"))]}
                 reader.check(make(full_name(reader.type_name), **point))
 
+    @property
+    def takes_clips(self) -> bool:
+        """Whether frames are gathered, so that every camera frame counts."""
+        return self._clips is not None
+
+    @property
+    def clips_broken(self) -> int:
+        """How often a lost or unusable camera frame made a clip begin anew."""
+        return 0 if self._clips is None else self._clips.breaks
+
     def restart(self) -> None:
-        """Take the next frame whatever its stamp is, as after `Session.begin_episode`."""
+        """Take the next frame whatever its stamp is, as after `Session.begin_episode`; no clip
+        shows frames of before."""
         with self._changed:
             self._grid.restart()
+        self._restart_clips()
 
     def forget(self) -> None:
         """Forget all that came; for a start after a time in which messages were not heard."""
         with self._changed:
             self._forget()
             self._grid.restart()
+        self._restart_clips()
+
+    def _restart_clips(self) -> None:
+        if self._clips is not None:
+            with self._clip_order:
+                self._clips.reset()
 
     def on_image(self, message: Any, received_ns: int) -> Frame | None:
-        """Return the frame if the model gets it, None if the camera is faster than the model."""
+        """Return the frame if the model gets it, None if the camera is faster than the model, or
+        the frame ends no clip."""
         stamp = stamp_ns(message.header)
         with self._changed:
             self._keep_up(received_ns)
@@ -188,12 +211,27 @@ class Inputs:
             if not self._grid.takes(stamp, received_ns):
                 self.frames_decimated += 1
                 return None
-        return Frame(message=message, stamp_ns=stamp, received_ns=received_ns)
+        if self._clips is None:
+            return Frame(message=message, stamp_ns=stamp, received_ns=received_ns)
+        clip = self._clip(self._clips, message, stamp)
+        if clip is None:
+            return None
+        return Frame(message=message, stamp_ns=stamp, received_ns=received_ns, clip=clip)
+
+    def _clip(self, clips: ClipGatherer, message: Any, stamp: int) -> NDArray[np.generic] | None:
+        try:
+            with self._clip_order:
+                return clips.add(stamp, lambda: self._pixels(message))
+        except InputError as error:
+            self._warn("an image", error)
+            return _UNUSABLE
 
     def on_action(self, message: Any, received_ns: int) -> None:
         """Remember a command. One that lacks a number is remembered as one of no length."""
-        time_ns = _time_ns(message, received_ns)
         commands, reader = self._commands, self.actions
+        if commands is None or reader is None:
+            return
+        time_ns = _time_ns(message, received_ns)
         if isinstance(commands, Trajectories):
             after_ns, points = self._read(reader, reader.read_points, message, _NO_POINTS)
             with self._changed:
@@ -221,6 +259,8 @@ class Inputs:
 
         An empty plan ends the one before, and so does one that cannot be followed.
         """
+        if self._manifest.action is None:
+            return
         values = np.array(message.data, np.float32).reshape(-1)
         width = self._manifest.action.dim
         rows = values.reshape(-1, width if values.size % width == 0 else values.size)
@@ -243,7 +283,8 @@ class Inputs:
         self._newest_ns = max(newest_ns, received_ns)
 
     def _forget(self) -> None:
-        self._commands.clear()
+        if self._commands is not None:
+            self._commands.clear()
         self._robot.clear()
         self._plan = None
 
@@ -286,20 +327,30 @@ class Inputs:
 
     def observation(self, frame: Frame) -> Observation:
         """Return what the session is to see. Never raises: it refuses what could not be read."""
+        action, planned = None, None
         with self._changed:
-            action = self._commands.led_to(frame.stamp_ns)
-            planned = self._planned(frame.stamp_ns)
-            self._tell_of(action)
-        try:
-            pixels = self._pixels(frame.message)
-        except InputError as error:
-            self._warn("an image", error)
-            pixels = _UNUSABLE
+            if self._commands is not None:
+                action = self._commands.led_to(frame.stamp_ns)
+                planned = self._planned(frame.stamp_ns)
+                self._tell_of(action, self._commands)
+        pixels = frame.clip
+        if pixels is None:
+            try:
+                pixels = self._pixels(frame.message)
+            except InputError as error:
+                self._warn("an image", error)
+                pixels = _UNUSABLE
         return Observation(
-            stamp_s=seconds(frame.stamp_ns), frame=pixels, action=action, planned=planned
+            stamp_s=seconds(frame.stamp_ns),
+            frame=pixels,
+            action=action,
+            planned=planned,
+            state=None if self._manifest.state is None else self.state(frame),
         )
 
-    def _tell_of(self, action: NDArray[np.float32] | None) -> None:
+    def _tell_of(
+        self, action: NDArray[np.float32] | None, commands: Commands | Trajectories
+    ) -> None:
         """Count frames that no action led to, and say so now and then; the first has none."""
         if action is None:
             if self.frames_without_action % _LOG_EVERY == 1:
@@ -307,9 +358,7 @@ class Inputs:
                     "no action led to a frame, for the %d. time: %s; is one published on topic "
                     "action for every period of %.3f s?",
                     self.frames_without_action + 1,
-                    "none came yet"
-                    if self._commands.empty
-                    else "those that came are of another time",
+                    "none came yet" if commands.empty else "those that came are of another time",
                     1e-9 * self._period_ns,
                 )
             self.frames_without_action += 1
@@ -320,8 +369,7 @@ class Inputs:
         if pixels.dtype != np.uint8:
             return pixels
         wanted = self._manifest.observation
-        fit: Any = self._options.image_fit
-        scaled = fit_image(pixels.view(np.uint8), wanted.height, wanted.width, fit)
+        scaled = fit_to(wanted, pixels.view(np.uint8), self._options.image_fit)
         return np.ascontiguousarray(scaled if order == wanted.color else scaled[..., ::-1])
 
     def _planned(self, stamp_ns: int) -> NDArray[np.float32] | None:
@@ -335,6 +383,60 @@ class Inputs:
         age_periods = (stamp_ns - made_ns) / self._period_ns
         over = max(0, math.ceil(age_periods - 0.1))
         return rows[over:] if age_periods >= -1.0 and over < len(rows) else None
+
+
+def _action_reader(options: InputOptions, action: ActionSpec) -> FieldReader:
+    """Raises InputError when the fields do not make up a step or a block."""
+    reader = FieldReader(options.action_type, options.action_fields, "action_fields")
+    step = action.dim // action.block
+    if reader.count not in (0, step, action.dim):
+        named = f" ({', '.join(action.names)})" if action.names else ""
+        raise InputError(
+            f"action_fields names {reader.count} numbers, expected {step} for one step "
+            f"or {action.dim} for a block of {action.block} steps{named}"
+        )
+    return reader
+
+
+def _commands(options: InputOptions, action: ActionSpec, period_ns: int) -> Commands | Trajectories:
+    model = {"dim": action.dim, "block": action.block, "period_ns": period_ns}
+    if options.action_type == TRAJECTORY:
+        return Trajectories(**model)
+    return Commands(**model, timeout_ns=round(1e9 * options.action_timeout_s))
+
+
+def _check_states(states: FieldReader | None, manifest: Manifest) -> None:
+    """Raise InputError when the model takes a state that no message gives."""
+    wanted = manifest.state
+    if wanted is None:
+        return
+    named = f" ({', '.join(wanted.names)})" if wanted.names else ""
+    if states is None:
+        raise InputError(
+            f"the model takes the robot's state, {wanted.dim} numbers{named}, and state_type is "
+            "empty; name its type and fields"
+        )
+    if states.count not in (0, wanted.dim):
+        raise InputError(
+            f"state_fields names {states.count} numbers, expected the model's {wanted.dim}{named}"
+        )
+
+
+def _frame_grid(manifest: Manifest, options: InputOptions) -> FrameGrid:
+    """Of the model's steps, or of the camera frames that clips are made of."""
+    observation = manifest.observation
+    valid_periods = options.max_age_s * observation.rate_hz or MAX_AGE_PERIODS
+    longest = max(valid_periods - _LATENCY_PERIODS, _LEAST_GAP_PERIODS)
+    if observation.clip is not None:
+        # Flags come every hop frames, and clips end at any longer gap than their own limit.
+        longest = observation.clip.hop * (longest - 1.0) + 1.0
+        return FrameGrid(round(1e9 / observation.camera_rate_hz), MIN_GAP, MAX_GAP, longest)
+    return FrameGrid(
+        round(1e9 / observation.rate_hz),
+        options.min_gap_periods,
+        options.max_gap_periods,
+        longest,
+    )
 
 
 def _time_ns(message: Any, received_ns: int) -> int:

@@ -184,7 +184,7 @@ def model_info_message(
     """
     manifest, bundle = model.manifest, model.bundle
     limits = limits.resolved(1.0 / manifest.observation.rate_hz, live=False)
-    observation, action = manifest.observation, manifest.action
+    observation, action = manifest.observation, manifest.action  # zeros: it takes none
     thresholds = None if monitor is None else monitor.calibration.thresholds
     budget_steps = 0
     if monitor is not None:
@@ -218,11 +218,11 @@ def model_info_message(
         history=manifest.history,
         tokens=manifest.latent.tokens,
         dim=manifest.latent.dim,
-        action_dim=action.dim,
-        action_block=action.block,
-        action_names=list(action.names),
-        action_units=action.units,
-        horizon=limits.horizon if limits.samples else 0,
+        action_dim=0 if action is None else action.dim,
+        action_block=0 if action is None else action.block,
+        action_names=[] if action is None else list(action.names),
+        action_units="" if action is None else action.units,
+        horizon=limits.horizon if limits.samples and action is not None else 0,
         max_age=limits.max_age_s,
         min_gap_periods=limits.min_gap_periods,
         max_gap_periods=limits.max_gap_periods,

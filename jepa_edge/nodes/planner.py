@@ -76,6 +76,7 @@ class PlannerNode:
         values, backend = self._values, self._backend
         bundle, _ = open_bundle(cast(str, values["bundle"]), cast(str, values["require_signature"]))
         manifest = bundle.manifest
+        manifest.require_action()
         calibrated = any(calibration_name(name) in manifest.files for name in manifest.variants)
         self._model = WorldModel.load(
             bundle,
@@ -206,7 +207,7 @@ class PlannerNode:
         make, kind = self._backend.make, "jepa_msgs/srv/ScoreActions_Response"
         flag = self._newest_flag()
         try:
-            spec = self._model.manifest.action
+            spec = self._model.manifest.require_action()
             most = cast(int, self._values["max_candidates"])
             steps = most * cast(int, self._values["horizon"])
             actions = read_candidates(request, spec.dim, most, steps)
@@ -263,7 +264,7 @@ class PlannerNode:
     def _energies(
         self, state: State, actions: NDArray[np.float32], goal: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Squared distance of each candidate's last latent to the goal, +inf where it diverged."""
+        """Energy of each candidate's last latent, +inf where it diverged."""
         engine = self._model.own_engine()
         with np.errstate(over="ignore", invalid="ignore"):
             if engine is not None:
@@ -275,7 +276,7 @@ class PlannerNode:
                         for begin in range(0, len(actions), _CHUNK)
                     ]
                 )
-            energies = goal_energy(rolled, goal)
+            energies = goal_energy(rolled, goal, spec=self._model.manifest.latent)
         return np.where(np.isfinite(energies), energies, np.float32(np.inf))
 
     def _rolled(self, state: State, actions: NDArray[np.float32]) -> NDArray[np.float32]:

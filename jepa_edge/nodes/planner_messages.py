@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge.errors import InputError
-from jepa_edge.image_fit import Fit, fit_image
+from jepa_edge.image_fit import fit_to
 from jepa_edge.nodes.images import decode_image
 from jepa_edge.nodes.messages import SECOND_NS, Make, time_ns
 from jepa_edge.session_config import MAX_HORIZON
@@ -19,7 +19,7 @@ ARRAY = "std_msgs/msg/Float32MultiArray"
 _DIMENSION = "std_msgs/msg/MultiArrayDimension"
 
 
-def read_goal(model: WorldModel, image: Any, latent: Any, fit: Fit) -> NDArray[np.float32]:
+def read_goal(model: WorldModel, image: Any, latent: Any, fit: str) -> NDArray[np.float32]:
     """Return the goal of a request: (N, D) float32.
 
     image: sensor_msgs/Image, latent: N x D numbers; one of them is empty. fit: how an image of
@@ -41,7 +41,7 @@ def read_goal(model: WorldModel, image: Any, latent: Any, fit: Fit) -> NDArray[n
     pixels, order = decode_image(image)
     if pixels.dtype != np.uint8:
         raise InputError(f"goal_image is {image.encoding}, expected 8 bits per channel")
-    fitted = fit_image(pixels.view(np.uint8), observation.height, observation.width, fit)
+    fitted = fit_to(observation, pixels.view(np.uint8), fit)
     if order != observation.color:
         fitted = fitted[..., ::-1]
     goal = model.encode(np.ascontiguousarray(fitted[None]))[0]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from jepa_edge.engine import PRECISIONS
 from jepa_edge.errors import InputError
-from jepa_edge.image_fit import FITS
+from jepa_edge.image_fit import FITS, MODEL_FIT
 from jepa_edge.latent_variable import LatentVariable
 from jepa_edge.monitor import Monitor
 from jepa_edge.nodes.parameters import Parameter, Value
@@ -157,7 +157,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         name="image_fit",
-        default="exact",
+        default=MODEL_FIT,
         description="How a goal image of another size is fitted; as the node that judges does it.",
         choices=FITS,
     ),

@@ -119,7 +119,7 @@ class PlanRun:
             state, why = self._world.state()
             if state is None:
                 return Status.NO_STATE, why
-            self._energy = _energy(state, latent)
+            self._energy = self._distance(state, latent)
             why, _ = self._world.trust()
             if why:
                 return Status.NOT_TRUSTED, why
@@ -152,6 +152,12 @@ class PlanRun:
                 return Status.PLANNED, f"{self.searches} searches done"
             self._wait(goal, state, begun_s)
         return Status.FAILED if self._plan is None else Status.PLANNED, "cancelled"
+
+    def _distance(self, state: State, goal: NDArray[np.float32]) -> float:
+        """Energy of the newest latent; infinite where it overflows."""
+        spec = self._planner.model.manifest.latent
+        with np.errstate(over="ignore"):
+            return float(goal_energy(state.history[None, -1:], goal, spec=spec)[0])
 
     def _ended(self, goal: Goal) -> bool:
         return goal.cancelled or self._world.closing()
@@ -203,9 +209,3 @@ class PlanRun:
             deadline_hit=self._deadline_hit,
             flag=self._world.flag(),
         )
-
-
-def _energy(state: State, goal: NDArray[np.float32]) -> float:
-    """Squared distance of the newest latent to the goal; infinite where it overflows."""
-    with np.errstate(over="ignore"):
-        return float(goal_energy(state.history[None, -1:], goal)[0])

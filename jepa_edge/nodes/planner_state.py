@@ -46,7 +46,7 @@ class StateHistory:
     def __init__(self, manifest: Manifest, max_age_ns: int) -> None:
         """max_age_ns: an older latent is no state to plan from."""
         self._shape = (manifest.latent.tokens, manifest.latent.dim)
-        self._width = manifest.action.dim
+        self._width = manifest.require_action().dim
         self._steps = manifest.history
         self._period_ns = round(1e9 / manifest.observation.rate_hz)
         self.max_age_ns = max_age_ns

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from jepa_edge.nodes.diagnostics import Diagnostics
 from jepa_edge.nodes.fields import ARRAY, full_name
 from jepa_edge.nodes.frame_loop import FrameLoop, LoopLimits
 from jepa_edge.nodes.inputs import Frame, Inputs
+from jepa_edge.nodes.labels import STRING, labels_message
 from jepa_edge.nodes.messages import (
     EMBEDDING,
     FLAG,
@@ -37,6 +38,7 @@ from jepa_edge.nodes.messages import (
 from jepa_edge.nodes.qos import Qos
 from jepa_edge.nodes.world_model_parameters import PARAMETERS as PARAMETERS
 from jepa_edge.nodes.world_model_parameters import Settings
+from jepa_edge.selective import Selective, selective
 from jepa_edge.session import Flag, Observation, Session, Update
 from jepa_edge.world_model import WorldModel
 
@@ -122,10 +124,12 @@ class WorldModelNode:
         try:
             action_type = full_name(settings.inputs.action_type)
             array = full_name(ARRAY)
-            subscriptions = [
-                ("action", action_type, lambda m: inputs.on_action(m, backend.now_ns())),
-                ("planned_actions", array, lambda m: inputs.on_plan(m, backend.now_ns())),
-            ]
+            subscriptions = []
+            if inputs.actions is not None:
+                subscriptions += [
+                    ("action", action_type, lambda m: inputs.on_action(m, backend.now_ns())),
+                    ("planned_actions", array, lambda m: inputs.on_plan(m, backend.now_ns())),
+                ]
             if settings.inputs.state_type:
                 state_type = full_name(settings.inputs.state_type)
                 subscriptions.append(
@@ -183,7 +187,15 @@ class WorldModelNode:
         backend, values, model = self._backend, settings.values, session.model
         period_s = 1.0 / model.manifest.observation.rate_hz
         valid_for_s = cast(float, session.config.max_age_s)
-        outputs = _Outputs(backend, settings, period_s, valid_for_s, opened)
+        publish = selective(
+            model,
+            on_change=float(values["on_change"]) or None,
+            keepalive_s=float(values["on_change_keepalive_s"]),
+            labels=int(values["labels"]),
+        )
+        if not model.takes_actions:  # and so it predicts nothing ahead
+            settings = replace(settings, values={**values, "publish_prediction": False})
+        outputs = _Outputs(backend, settings, period_s, valid_for_s, publish, opened)
         diagnostic = Diagnostics(
             name=backend.name,
             period_s=period_s,
@@ -238,6 +250,7 @@ class WorldModelNode:
                 "frames_decimated": parts.inputs.frames_decimated,
                 "frames_dropped": parts.loop.dropped,
                 "frames_without_action": parts.inputs.frames_without_action,
+                "embeddings_saved_share": parts.outputs.saved_share,
                 "armed": monitor is not None and monitor.armed,
                 "armed_reason": "not calibrated" if monitor is None else monitor.disarmed_reason,
                 "drift": monitor is not None and monitor.drift_alarmed,
@@ -255,9 +268,11 @@ class _Outputs:
         settings: Settings,
         period_s: float,
         valid_for_s: float,
+        publish: Selective,
         opened: list[Closable],
     ) -> None:
-        """opened: takes every publisher at once, so that none is left behind on an error."""
+        """publish: says what goes out of an update. opened: takes every publisher at once, so that
+        none is left behind on an error."""
         values = settings.values
         self._make = backend.make
         self._frame_id = str(values["frame_id"])
@@ -274,6 +289,10 @@ class _Outputs:
         deadline_s += _DEADLINE_SLACK_S
         self._flag = publisher("jepa/flag", FLAG, Qos(depth=1, deadline_s=deadline_s))
         self._flag_message: Any = None
+        self._publish = publish
+        self._labels: Publisher | None = None
+        if publish.labels:
+            self._labels = publisher("jepa/labels", STRING, settings.output_qos)
         self._embedding: Publisher | None = None
         self._prediction: Publisher | None = None
         self._markers: Publisher | None = None
@@ -284,6 +303,12 @@ class _Outputs:
         if values["publish_markers"]:
             self._markers = publisher("jepa/markers", markers.ARRAY, settings.output_qos)
         self.diagnostics = publisher("/diagnostics", diagnostics.ARRAY, Qos(depth=10))
+
+    @property
+    def saved_share(self) -> float:
+        """Share of embeddings that parameter on_change withheld."""
+        gate = self._publish.gate
+        return 0.0 if gate is None else gate.saved_share
 
     def flag(self, flag: Flag, frame: Frame | None) -> None:
         """Publish a flag; the watchdog's has the time it was made and the last image's frame."""
@@ -309,12 +334,15 @@ class _Outputs:
         """Publish what goes with a flag; a session gives embeddings and futures only if they are
         finite and fresh."""
         flag, make, stamped = update.flag, self._make, self._flag_message.header
-        futures = update.futures
-        if self._embedding is not None and update.embedding is not None:
+        published = self._publish(update)
+        futures = published.futures
+        if self._labels is not None and published.labels:
+            self._labels.publish(labels_message(make, published.labels, flag, stamped))
+        if self._embedding is not None and published.embedding is not None:
             self._embedding.publish(
                 embedding_message(
                     make,
-                    update.embedding,
+                    published.embedding,
                     stamped,
                     self._flag_message,
                     action=observation.action,
@@ -333,7 +361,7 @@ class _Outputs:
                     )
                 )
         if self._markers is not None:
-            self._markers.publish(markers.marker_array(make, flag, futures, stamped))
+            self._markers.publish(markers.marker_array(make, flag, update.futures, stamped))
 
     def _header(self, frame: Frame) -> Any:
         """The image's header as it is, or with the frame that the parameter names."""

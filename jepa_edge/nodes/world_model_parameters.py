@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jepa_edge.change_gate import KEEPALIVE_S
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Level
-from jepa_edge.image_fit import FITS
+from jepa_edge.image_fit import FITS, MODEL_FIT
 from jepa_edge.nodes.fields import ACTION_TYPES, ARRAY, STATE_TYPES
 from jepa_edge.nodes.inputs import InputOptions
 from jepa_edge.nodes.parameters import Parameter, Value
@@ -52,10 +53,10 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         name="image_fit",
-        default="exact",
+        default=MODEL_FIT,
         choices=FITS,
-        description="What to do with an image of another size than the model's: refuse it, crop "
-        "the middle and scale that, or stretch. As the training data were made.",
+        description="What to do with an image of another size than the model's: what the bundle "
+        "says (exact if it says nothing), refuse it, crop the middle and scale that, or stretch.",
     ),
     Parameter(
         name="action_type",
@@ -214,6 +215,31 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="publish_embedding", default=True, description="Publish topic jepa/embedding."),
     Parameter(
         name="publish_prediction", default=True, description="Publish topic jepa/prediction."
+    ),
+    Parameter(
+        name="on_change",
+        default=0.0,
+        low=0.0,
+        high=1.4,
+        description="Publish embedding and prediction only when the latent has moved this far "
+        "since they last went out, e.g. 0.1, and labels when the text embedding has; 1 is another "
+        "scene. 0 publishes them always: leave it there where a planner node runs, which plans "
+        "from fresh embeddings. Flags always go out.",
+    ),
+    Parameter(
+        name="on_change_keepalive_s",
+        default=KEEPALIVE_S,
+        low=0.01,
+        high=3600.0,
+        description="With on_change: publish them at least that often.",
+    ),
+    Parameter(
+        name="labels",
+        default=3,
+        low=0,
+        high=100,
+        description="Labels per message on topic jepa/labels, of a bundle with a text head; 0 for "
+        "no such topic.",
     ),
     Parameter(
         name="publish_markers",

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from jepa_edge.selective import Published
 from jepa_edge.session import Observation, Update
 from jepa_edge.sinks import Sink
 
@@ -14,7 +15,9 @@ from jepa_edge.sinks import Sink
 def flag_record(update: Update) -> dict[str, Any]:
     """Return an update as JSON-ready values; NaN becomes null, levels are spelled out.
 
-    spread is the predicted variance per step of the horizon, squared latent units.
+    spread is the predicted variance per step of the horizon, squared latent units. changed and
+    labels are there where an update went through `jepa_edge.selective`; labels are empty where
+    they had not changed, or there is no text head.
     """
     record: dict[str, Any] = msgspec.to_builtins(update.flag)
     record["level"] = update.flag.level.name
@@ -24,6 +27,9 @@ def flag_record(update: Update) -> dict[str, Any]:
             "aleatoric": update.futures.aleatoric.tolist(),
             "epistemic": update.futures.epistemic.tolist(),
         }
+    if isinstance(update, Published):
+        record["changed"] = update.changed
+        record["labels"] = msgspec.to_builtins(update.labels)
     return record
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from jepa_edge.errors import InputError
 from jepa_edge.monitor import Monitor
+from jepa_edge.nodes.labels import STRING, labels_message
 from jepa_edge.nodes.messages import (
     EMBEDDING,
     FLAG,
@@ -32,6 +33,7 @@ from jepa_edge.nodes.messages import (
     prediction_message,
 )
 from jepa_edge.ros_types import ACTION, make, typestore
+from jepa_edge.selective import Published
 from jepa_edge.session import Flag, Observation, Update
 from jepa_edge.session_config import SessionConfig
 from jepa_edge.world_model import WorldModel
@@ -42,6 +44,7 @@ EMBEDDING_TOPIC = "/jepa/embedding"
 PREDICTION_TOPIC = "/jepa/prediction"
 FLAG_TOPIC = "/jepa/flag"
 INFO_TOPIC = "/jepa/model_info"
+LABELS_TOPIC = "/jepa/labels"
 
 
 @contextmanager
@@ -118,6 +121,7 @@ class McapWriter:
                 (EMBEDDING_TOPIC, EMBEDDING),
                 (PREDICTION_TOPIC, PREDICTION),
                 (FLAG_TOPIC, FLAG),
+                *([(LABELS_TOPIC, STRING)] if model.manifest.text is not None else []),
             )
         }
 
@@ -147,6 +151,9 @@ class McapWriter:
                 self._make, update.embedding, head, flag, action=observation.action
             )
             self._put(EMBEDDING_TOPIC, stamp_ns, embedding)
+        if isinstance(update, Published) and update.labels:
+            labels = labels_message(self._make, update.labels, update.flag, head)
+            self._put(LABELS_TOPIC, stamp_ns, labels)
         self._prediction(observation, update, head, stamp_ns)
         self._put(FLAG_TOPIC, stamp_ns, flag)
 

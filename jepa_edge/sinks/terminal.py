@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from jepa_edge.flags import Level
+from jepa_edge.selective import Published
 from jepa_edge.session import Flag, Observation, Update
 from jepa_edge.sinks import Sink
 
@@ -24,12 +25,20 @@ _ROWS = 16
 
 
 def plain_lines() -> Sink:
-    """Return a sink that prints a line whenever the level or its reasons change."""
+    """Return a sink that prints a line whenever the level, its reasons or the best label change."""
     last: tuple[Level, int] | None = None
+    label: str | None = None
 
     def write(observation: Observation, update: Update) -> None:
-        nonlocal last
+        nonlocal last, label
         flag = update.flag
+        if isinstance(update, Published) and update.labels and update.labels[0].text != label:
+            best = update.labels[0]
+            label = best.text
+            click.echo(
+                f"{flag.stamp_s:10.3f} s  frame {flag.seq:5d}  label: {best.text} "
+                f"({best.probability:.2f})"
+            )
         if (flag.level, flag.reason_bits) != last:
             told = flag.level.name
             if flag.reasons:

@@ -33,9 +33,9 @@ class SourceOptions:
     """What single kinds of source can be told; the others leave it.
 
     episode: which episode of a recording. actions: `.npy` file (T, A) beside a video.
-    resize: scale video frames to the model's size. bag: how a bag is read, None for what fits.
-    fault: "NAME[:SEVERITY][@STEP]" for a
-    simulator. steps, seed: length and start of a simulated run.
+    resize: stretch video frames to the model's size, whatever the bundle says. bag: how a bag is
+    read, None for what fits. fault: "NAME[:SEVERITY][@STEP]" for a simulator; steps are camera
+    frames. steps, seed: length in model steps and start of a simulated run.
     """
 
     episode: int = 0

@@ -9,8 +9,9 @@ from pathlib import Path
 from jepa_edge.bags.reader import Bag
 from jepa_edge.bags.stream import frames
 from jepa_edge.bags.topics import BagOptions, find_topics, need_actions
+from jepa_edge.clip import by_camera_frame
 from jepa_edge.errors import InputError
-from jepa_edge.image_fit import fit_image
+from jepa_edge.image_fit import fit_to
 from jepa_edge.manifest import Manifest
 from jepa_edge.nodes.images import decode_image
 from jepa_edge.nodes.inputs import Frame, Inputs
@@ -26,9 +27,11 @@ class BagSource:
         self._bag = Bag(path)
         self._topics = find_topics(self._bag, options)
         self._manifest = manifest
-        action = need_actions(self._bag, self._topics)
-        self._options = options.inputs(self._bag.topics[action])
-        first = next(self._frames(Inputs(manifest, self._options)), None)
+        action_type = None
+        if manifest.action is not None:
+            action_type = self._bag.topics[need_actions(self._bag, self._topics)]
+        self._options = options.inputs(action_type)
+        first = next(self._frames(Inputs(by_camera_frame(manifest), self._options)), None)
         if first is None:
             raise InputError(f"{path} holds no image on {self._topics.image!r}")
         check_image(first, manifest, self._options.image_fit, f"{path}: {self._topics.image!r}")
@@ -44,13 +47,11 @@ class BagSource:
 def check_image(frame: Frame, manifest: Manifest, fit: str, where: str) -> None:
     """Raise InputError, naming where, for an image that the model cannot take.
 
-    fit: "exact", "crop" or "stretch". A stream of such images would only give UNKNOWN.
+    fit: one of FITS. A stream of such images would only give UNKNOWN.
     """
-    wanted = manifest.observation
+    wanted = by_camera_frame(manifest).observation
     try:
         pixels, _ = decode_image(frame.message)
-        manifest.observation.check_frames(
-            fit_image(pixels, wanted.height, wanted.width, fit)[None]  # type: ignore[arg-type]
-        )
+        wanted.check_frames(fit_to(wanted, pixels, fit)[None])  # type: ignore[arg-type]
     except InputError as error:
         raise InputError(f"{where}: {error}") from error

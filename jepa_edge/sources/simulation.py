@@ -8,11 +8,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jepa_edge.clip import by_camera_frame
 from jepa_edge.errors import InputError
 from jepa_edge.faults import parse_fault
 from jepa_edge.manifest import Manifest
 from jepa_edge.session import Observation
 from jepa_edge.sim import FaultySimulator, Simulator, make_simulator
+from jepa_edge.sources.clips import clip_observations
 
 
 class SimulationSource:
@@ -32,29 +34,45 @@ class SimulationSource:
             raise InputError(
                 f"{name} draws rgb frames, the model takes {manifest.observation.color}"
             )
-        self._steps = steps
+        clip = manifest.observation.clip
+        self._steps = steps if clip is None else clip.span - 1 + steps * clip.hop
         self._rng = np.random.default_rng(seed)
         healthy = make_simulator(
-            name, seed, size=manifest.observation.height, block=manifest.action.block
+            name, seed, size=manifest.observation.height, block=_block(name, manifest)
         )
         self.sim = FaultySimulator(healthy, injection, seed)
-        manifest.observation.check_frames(healthy.frame[None])
-        _check_fits(healthy, manifest)
+        camera = by_camera_frame(manifest)
+        camera.observation.check_frames(healthy.frame[None])
+        _check_fits(healthy, camera)
+        self._manifest = manifest
 
     def __iter__(self) -> Iterator[Observation]:
-        sim = self.sim
+        return clip_observations(self._frames(), self._manifest.observation)
+
+    def _frames(self) -> Iterator[Observation]:
+        sim, acts = self.sim, self._manifest.action is not None
         policy = sim.warm_up(self._rng)
         yield Observation(stamp_s=0.0, frame=sim.frame)
         for step in range(self._steps):
             action = policy.act(sim.state)
             frame = sim.step(action)
-            yield Observation(stamp_s=(step + 1) / sim.rate_hz, frame=frame, action=action)
+            yield Observation(
+                stamp_s=(step + 1) / sim.rate_hz, frame=frame, action=action if acts else None
+            )
+
+
+def _block(name: str, manifest: Manifest) -> int:
+    """Steps of the simulator from one camera frame to the next."""
+    if manifest.action is not None:
+        return manifest.action.block
+    alone = make_simulator(name, 0, size=manifest.observation.height, block=1)
+    return max(1, round(alone.rate_hz / manifest.observation.camera_rate_hz))
 
 
 def _check_fits(robot: Simulator, manifest: Manifest) -> None:
     """Raise InputError when a robot's actions or rate are not the model's."""
     action = manifest.action
-    if robot.action_dim != action.dim:
+    if action is not None and robot.action_dim != action.dim:
         raise InputError(
             f"{robot.name} takes {robot.action_dim} numbers per block, "
             f"the model {action.dim}; it was trained on another robot"
@@ -64,6 +82,8 @@ def _check_fits(robot: Simulator, manifest: Manifest) -> None:
             f"{robot.name} steps at {robot.rate_hz:g} Hz, the model at "
             f"{manifest.observation.rate_hz:g} Hz; it was trained on another robot"
         )
+    if action is None:
+        return
     for which, own, models in (
         ("low", robot.action_low, action.low),
         ("high", robot.action_high, action.high),

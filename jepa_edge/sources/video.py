@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A video file, sampled at the model's rate. Needs the extra `video` (PyAV)."""
+"""A video file, sampled at the rate of the model's camera. Needs the extra `video` (PyAV)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge.errors import InputError, MissingDependencyError
+from jepa_edge.image_fit import MODEL_FIT, fit_to
 from jepa_edge.manifest import Manifest
+from jepa_edge.nodes.clips import MAX_GAP, MIN_GAP, ClipGatherer
+from jepa_edge.nodes.grid import FrameGrid
 from jepa_edge.session import Observation
 
 
 class VideoSource:
-    """Decodes a video and keeps one frame per model step.
+    """Decodes a video and keeps one frame per model step, or a clip.
 
-    Without actions nothing can be compared: embeddings come out, flags stay UNKNOWN.
+    Pictures of another size are fitted as the bundle says, or stretched with resize. Without
+    actions nothing can be compared: embeddings come out, flags stay UNKNOWN.
     """
 
     def __init__(
@@ -40,16 +46,18 @@ class VideoSource:
         except (av.error.FFmpegError, OSError, IndexError) as error:
             raise InputError(f"{path} is not a readable video: {error}") from error
         expected = (manifest.observation.height, manifest.observation.width)
-        if size != expected and not resize:
+        if size != expected and not resize and manifest.observation.fit is None:
             raise InputError(
                 f"{path} has {size[0]} x {size[1]} frames, the model expects "
                 f"{expected[0]} x {expected[1]}; pass --resize to scale them"
             )
+        self._fit = "stretch" if resize else MODEL_FIT
         self._actions = None if actions is None else _read_actions(actions, manifest)
 
     def __iter__(self) -> Iterator[Observation]:
         try:
-            yield from self._decode()
+            clips = self._manifest.observation.clip is not None
+            yield from self._clips() if clips else self._decode()
         except self._av.error.FFmpegError as error:
             raise InputError(f"{self._path} is damaged: {error}") from error
 
@@ -66,9 +74,7 @@ class VideoSource:
                     if step > len(self._actions):
                         return
                     action = self._actions[step - 1]
-                pixels = frame.to_ndarray(
-                    width=spec.width, height=spec.height, format=spec.color + "24"
-                )
+                pixels = self._picture(frame)
                 # The frame's own time: a slow or gappy video must show as a clock jump.
                 yield Observation(stamp_s=float(frame.time), frame=pixels, action=action)
                 step += 1
@@ -77,8 +83,32 @@ class VideoSource:
                 if due_s <= frame.time:
                     due_s = frame.time + period_s
 
+    def _clips(self) -> Iterator[Observation]:
+        """Clips of the frames nearest to the camera's grid; a gap begins the next one anew."""
+        spec = self._manifest.observation
+        assert spec.clip is not None
+        period_ns = round(1e9 / spec.camera_rate_hz)
+        grid = FrameGrid(period_ns, MIN_GAP, MAX_GAP, MAX_GAP)
+        clips = ClipGatherer(spec.clip, period_ns)
+        with self._av.open(str(self._path)) as container:
+            for frame in container.decode(video=0):
+                if frame.time is None:
+                    continue
+                stamp_ns = round(1e9 * frame.time)
+                if not grid.takes(stamp_ns, stamp_ns):
+                    continue
+                clip = clips.add(stamp_ns, partial(self._picture, frame))
+                if clip is not None:
+                    yield Observation(stamp_s=float(frame.time), frame=clip)
+
+    def _picture(self, frame: Any) -> NDArray[np.uint8]:
+        spec = self._manifest.observation
+        return fit_to(spec, frame.to_ndarray(format=spec.color + "24"), self._fit)
+
 
 def _read_actions(path: Path, manifest: Manifest) -> NDArray[np.float32]:
+    if manifest.action is None:
+        raise InputError(f"the model takes no actions, got --actions {path}; leave it out")
     try:
         actions = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -57,9 +57,9 @@ def test_an_incident_at_the_node_comes_out_again_at_the_desk(
     episode.frames[30:32] = 0  # the camera goes dark: REJECT, latched
     encode, stall_s = WorldModel.encode, [0.0]
 
-    def slow(model: WorldModel, frames: Any) -> Any:
+    def slow(model: WorldModel, frames: Any, states: Any = None) -> Any:
         time.sleep(stall_s[0])
-        return encode(model, frames)
+        return encode(model, frames, states)
 
     monkeypatch.setattr(WorldModel, "encode", slow)
     with running(calibrated_bundle, latch="reject", fall_after=2, max_age_s=0.25) as rig:

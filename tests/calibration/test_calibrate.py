@@ -27,7 +27,7 @@ from jepa_edge.calibration.conformal import predictive_interval
 from jepa_edge.calibration.dataset import split_episodes
 from jepa_edge.calibration.page import write_report
 from jepa_edge.calibration.records import ActionUse, Coverage, VariantReport
-from jepa_edge.channels import CHANNELS
+from jepa_edge.channels import available
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.monitor import Monitor
 from jepa_edge.recording import Recording, RecordingInfo, RecordingWriter
@@ -127,7 +127,8 @@ def test_a_frozen_camera_is_seen_at_once(calibrated: Calibrated, tmp_path: Path)
     assert frozen.by_channel["motion"].value == 1.0
     assert frozen.early.value <= 0.3
     assert report.false_alarms.low <= 0.1
-    assert set(report.nominal_by_channel) == {channel.name for channel in CHANNELS}
+    there = available(model.manifest)
+    assert set(report.nominal_by_channel) == {channel.name for channel in there}
     assert frozen.detected.trials == 20 - frozen.early.count
     assert frozen.early.trials == 20
     assert frozen.nominal_after_onset.value <= report.false_alarms.value + 0.1
@@ -375,7 +376,7 @@ def test_only_implausible_coverage_warns(calibrated: Calibrated) -> None:
     [
         (
             RecordingInfo(rate_hz=10.0, action_dim=ACTION),
-            "recorded at 10 Hz, the model steps at 5 Hz",
+            "recorded at 10 Hz, the model takes frames at 5 Hz",
         ),
         (RecordingInfo(rate_hz=5.0, color="bgr", action_dim=ACTION), "holds bgr frames"),
     ],

@@ -84,7 +84,7 @@ def shipped(request: pytest.FixtureRequest) -> Shipped:
 @pytest.fixture(scope="module")
 def figures(shipped: Shipped, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every figure of the model card, measured on fresh episodes."""
-    from jepa_edge.export.checkpoint import load_checkpoint
+    from jepa_edge.export.families.lewm_checkpoint import load_checkpoint
 
     try:
         make_simulator(shipped.name, size=8)

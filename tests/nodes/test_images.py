@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from jepa_edge.errors import InputError
 from jepa_edge.nodes.images import decode_image
+from jepa_edge.pixels import to_rgb
 
 from .bus import copied, make
 
@@ -86,7 +87,7 @@ def test_buffers_of_every_middleware_are_read_without_a_copy(picture: NDArray[np
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"encoding": "yuv422"}, "yuv422"),
+        ({"encoding": "bayer_rggb8"}, "bayer_rggb8"),
         ({"encoding": ""}, "expected one of rgb8"),
         ({"step": 20}, "step 20"),
         ({"size": 21 * HEIGHT - 1}, "short"),
@@ -99,6 +100,51 @@ def test_buffers_of_every_middleware_are_read_without_a_copy(picture: NDArray[np
 )
 def test_what_is_damaged_is_refused_with_the_reason(changes: dict[str, Any], told: str) -> None:
     fields = {"encoding": "rgb8", "step": 21, "size": 21 * HEIGHT, **changes}
+    data = np.zeros(fields.pop("size"), np.uint8)
+    with pytest.raises(InputError, match=told):
+        decode_image(_message(data, **fields))
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize(
+    ("encoding", "layout", "rows", "row"),
+    [
+        ("nv12", "nv12", 6, 6),
+        ("yuv422", "uyvy", 4, 12),
+        ("uyvy", "uyvy", 4, 12),
+        ("yuv422_yuy2", "yuyv", 4, 12),
+        ("yuyv", "yuyv", 4, 12),
+    ],
+)
+def test_pixels_that_share_their_color_become_rgb(
+    encoding: str, layout: Any, rows: int, row: int, padding: int
+) -> None:
+    """The formulas themselves: tests/test_pixels.py."""
+    data = np.random.default_rng(3).integers(0, 256, (rows, row + padding), dtype=np.uint8)
+    message = _message(data.reshape(-1), encoding, row + padding, height=4, width=6)
+    pixels, order = decode_image(copied(message, "sensor_msgs/msg/Image"))
+    packed = np.ascontiguousarray(data[:, :row])
+    expected = to_rgb(packed, height=4, width=6, pixel_format=layout)
+    np.testing.assert_array_equal(pixels, expected)
+    assert order == "rgb"
+    assert not pixels.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"encoding": "nv12", "step": 6, "size": 24}, "step x 6 bytes"),  # the colors are missing
+        ({"encoding": "nv12", "step": 6, "size": 37}, "damaged"),
+        ({"encoding": "nv12", "step": 5, "size": 30}, "a step of 6"),
+        ({"encoding": "nv12", "height": 3, "step": 6, "size": 24}, "3 x 6, expected an even"),
+        ({"encoding": "yuv422", "step": 6, "size": 24}, "a step of 12"),
+        ({"encoding": "yuv422", "width": 5, "step": 10, "size": 40}, "4 x 5, expected an even"),
+        ({"encoding": "yuyv", "step": 2**32 - 1, "size": 0}, "holds 0 bytes"),
+        ({"encoding": "nv21", "step": 6, "size": 36}, "expected one of rgb8"),
+    ],
+)
+def test_damaged_yuv_is_refused_with_the_reason(changes: dict[str, Any], told: str) -> None:
+    fields = {"height": 4, "width": 6, **changes}
     data = np.zeros(fields.pop("size"), np.uint8)
     with pytest.raises(InputError, match=told):
         decode_image(_message(data, **fields))

@@ -330,7 +330,7 @@ def test_replaced_trajectories_are_not_kept_for_ever() -> None:
         ({"action_fields": ("data[0]",)}, "names 1 numbers, expected 2 for one step or 4"),
         ({"action_fields": ("data[", "x")}, "expected a path"),
         ({"state_type": "sensor_msgs/JointState"}, "state_fields is empty"),
-        ({"image_fit": "fill"}, "exact, crop, stretch"),
+        ({"image_fit": "fill"}, "model, exact, crop, stretch"),
         ({"sync_slop_s": float("nan")}, "0 or more seconds"),
         ({"action_timeout_s": -1.0}, "0 or more seconds"),
     ],
@@ -417,7 +417,7 @@ def test_pictures_are_fitted_and_their_colors_put_in_order(manifest: Manifest) -
 def test_what_cannot_be_used_is_refused_by_the_session_not_here(
     manifest: Manifest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for broken in (_image(T0, np.zeros((9, 8, 3), np.uint8)), _image(T0, encoding="yuv422")):
+    for broken in (_image(T0, np.zeros((9, 8, 3), np.uint8)), _image(T0, encoding="bayer_rggb8")):
         inputs = Inputs(manifest, InputOptions())
         frame = inputs.on_image(broken, T0)
         assert frame is not None
@@ -434,7 +434,7 @@ def test_what_cannot_be_used_is_told_once_in_a_hundred(
     inputs = Inputs(manifest, options)
     for k in range(150):
         moment = T0 + k * PERIOD
-        frame = inputs.on_image(_image(moment, encoding="yuv422"), moment)
+        frame = inputs.on_image(_image(moment, encoding="bayer_rggb8"), moment)
         assert frame is not None
         inputs.observation(frame)
         inputs.on_action(_array(1), moment)

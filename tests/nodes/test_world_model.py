@@ -351,7 +351,7 @@ def test_model_info_tells_every_setting_as_it_was_resolved(
     assert info.max_latency == pytest.approx(0.15 if given else 0.2)
     assert (info.fall_after, info.samples, info.seed) == ((5, 6, 9) if given else (3, 8, 0))
     assert info.latch == (2 if given else 0)
-    assert info.image_fit == ("crop" if given else "exact")
+    assert info.image_fit == ("crop" if given else "model")
     assert info.action_type == ("geometry_msgs/Twist" if given else "std_msgs/Float32MultiArray")
     assert list(info.action_fields) == (["linear.x", "angular.z"] if given else [])
     assert info.action_timeout == pytest.approx(0.4 if given else 0.0)

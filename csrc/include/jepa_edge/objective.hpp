@@ -26,11 +26,18 @@ enum class Risk : std::uint8_t {
   kCvar,         ///< mean of the worst ceil(alpha * M)
 };
 
+/// How far a predicted latent is from a goal, over the numbers that are compared.
+enum class Distance : std::uint8_t {
+  kSquares,   ///< sum of squares
+  kAbsolute,  ///< mean of absolute values
+};
+
 /// What a plan is judged by: E = risk(E_goal) + world_weight * E_world
 ///                               + spread_weight * sum_h spread_discount^h max(0, u_h - q_h).
 ///
-/// E_goal: per future, sum of squares over (N, D) of predicted minus goal, averaged over the last
-/// `goal_steps` steps; of several goals the nearest one counts. E_world: squared distance per
+/// E_goal: per future, `distance` of predicted minus goal over the first `energy_tokens` tokens and
+/// `energy_dim` channels, averaged over the last `goal_steps` steps; of several goals the nearest
+/// one counts. E_world: squared distance per
 /// dimension of the predicted token-mean latents from the recorded ones, mean over futures and
 /// steps. u_h: variance over the futures (ddof 1), mean over (N, D), at step h = 1 to H. q_h: its
 /// calibrated radius.
@@ -45,6 +52,9 @@ struct ObjectiveSettings {
   /// The horizon ends before the first step with u_h > q_h: goal and world terms see the trusted
   /// steps only. A candidate whose first step is not trusted is refused: its energy is +Inf.
   bool trust_horizon = false;
+  Distance distance = Distance::kSquares;
+  std::size_t energy_tokens = 0;  ///< 0 for all
+  std::size_t energy_dim = 0;     ///< 0 for all
 };
 
 /// Fitted numbers that the terms need; empty where a term is off.
@@ -75,14 +85,13 @@ class Objective {
                              std::span<float> scratch) const noexcept;
 
  private:
+  [[nodiscard]] double goal_distance(const float* latent,
+                                     std::span<const float> goals) const noexcept;
+
   ObjectiveSettings settings_;
   ObjectiveData data_;
   LatentShape shape_;
 };
-
-/// Squared distance of a latent to the nearest of several goals. latent (N * D), goals (G, N * D).
-[[nodiscard]] double goal_distance(std::span<const float> latent,
-                                   std::span<const float> goals) noexcept;
 
 /// One number for the energies of M futures; reorders them.
 [[nodiscard]] double risk_of(std::span<float> energies, const ObjectiveSettings& settings) noexcept;

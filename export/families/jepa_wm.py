@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JEPA-WM family: a frozen DINO encoder and a frame-causal AdaLN predictor with RoPE.
+
+The released variants: DINOv2-S with own state as channels (simulations), DINOv3-L without own state
+(DROID). Reads `.pth.tar` checkpoints, which hold no encoder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+
+from jepa_edge.errors import CheckpointError
+from jepa_edge.export.families.base import Checkpoint, LoadedModel
+from jepa_edge.export.families.dino_wm import graphs
+from jepa_edge.export.families.dino_wm_encoder import Parts, encoder_tensors, split_parts
+from jepa_edge.export.families.dino_wm_specs import ModelSettings, Sections
+from jepa_edge.export.families.dinov2_frames import FrameEncoder, Standardize, StateEmbedding
+from jepa_edge.export.families.jepa_wm_model import JepaWM, JepaWMConfig, PredictorGraph
+from jepa_edge.export.families.jepa_wm_vision import load_vision
+from jepa_edge.export.families.loading import fill
+from jepa_edge.manifest import FitSpec, LatentSpec
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HEADS = 16
+"""Of every released predictor; shapes do not tell it."""
+HISTORY = 2
+"""Frames that upstream plans with (ctxt_window); it trains with up to 4."""
+TRAINED_FRAMES = 4
+
+_BLOCK = "predictor_blocks.0.adaLN_modulation.1.weight"
+
+
+class JepaWMFamily:
+    """Loads JEPA-WM checkpoints with the AdaLN predictor; docs/families/jepa_wm.md."""
+
+    name = "jepa_wm"
+
+    def matches(self, names: Collection[str], config: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint is a JEPA-WM's, by its tensors' names and its config.json."""
+        return f"predictor.{_BLOCK}" in {name.replace("module.", "") for name in names}
+
+    def load(self, checkpoint: Checkpoint) -> LoadedModel:
+        """Build the model. Raises CheckpointError: what came, what was expected, how to fix it."""
+        where = str(checkpoint.path)
+        parts = split_parts(checkpoint.tensors, where)
+        sections = Sections(checkpoint)
+        settings = sections.model()
+        tensors, encoder_where = encoder_tensors(checkpoint, parts, settings)
+        vision = load_vision(tensors, encoder_where, settings)
+        config = _config(parts, where, settings, grid=vision.grid, visual_dim=vision.dim)
+        with torch.device("meta"):
+            model = JepaWM(config)
+        names = ("predictor", "proprio_encoder")
+        fill(
+            model,
+            {f"{part}.{name}": tensor for part in names for name, tensor in parts[part].items()},
+            where,
+            cause="the file is incomplete, or an unreleased variant of JEPA-WM",
+        )
+
+        size = vision.image_size
+        observation = sections.observation(size, MEAN, STD, FitSpec(), action_dim=config.action_dim)
+        action = sections.action(config.action_dim)
+        state, statistics = sections.state(config.state_dim)
+        own = None
+        if model.proprio_encoder is not None:
+            own = StateEmbedding(model.proprio_encoder, statistics.mean, statistics.std, 1)
+        encoder = FrameEncoder(
+            vision,
+            sees=size,
+            camera_size=size,
+            mean=observation.mean,
+            std=observation.std,
+            state=own,
+        )
+        latent = (vision.grid**2, config.latent_dim)
+        return LoadedModel(
+            family=self.name,
+            observation=observation,
+            action=action,
+            state=state,
+            latent=LatentSpec(
+                tokens=latent[0],
+                dim=latent[1],
+                grid=(1, vision.grid, vision.grid),
+                energy_dim=config.visual_dim,
+            ),
+            history=config.history,
+            min_history=1,
+            graphs=graphs(
+                encoder,
+                PredictorGraph(model, Standardize(action.mean, action.std)),
+                observation_size=size,
+                state_dim=config.state_dim,
+                latent=latent,
+                action_dim=config.action_dim,
+                history=config.history,
+            ),
+            assumed=(
+                *(() if settings.image_size else ("model.image_size",)),
+                *(() if settings.heads else ("model.heads",)),
+                *(() if settings.history else ("model.history",)),
+                *sections.assumed,
+            ),
+        )
+
+
+def _config(
+    parts: Parts, where: str, settings: ModelSettings, *, grid: int, visual_dim: int
+) -> JepaWMConfig:
+    predictor = parts["predictor"]
+    for name in (
+        "predictor_embed.weight",
+        "action_encoder.weight",
+        "predictor_blocks.0.mlp.fc1.weight",
+    ):
+        if name not in predictor:
+            raise CheckpointError(
+                f"{where} lacks the tensor 'predictor.{name}'; pass a JEPA-WM checkpoint whose "
+                "predictor embeds its actions itself and has GELU MLPs, as every released one"
+            )
+    embed_dim, came_with = predictor["predictor_embed.weight"].shape
+    dim, action_dim = predictor["action_encoder.weight"].shape
+    state = parts["proprio_encoder"].get("patch_embed.weight")
+    state_emb = 0 if state is None else state.shape[0]
+    history = settings.history or HISTORY
+    heads = settings.heads or HEADS
+    if came_with != visual_dim:
+        raise CheckpointError(
+            f"{where}: the predictor takes {came_with} visual channels, the image encoder gives "
+            f"{visual_dim}; name the encoder that it was trained on in [model] encoder (384: "
+            "DINOv2-S, 1024: DINOv3-L)"
+        )
+    if embed_dim + state_emb != dim:
+        raise CheckpointError(
+            f"{where}: the predictor works on {dim} channels, expected {embed_dim} visual ones and "
+            f"{state_emb} of the own state; it is supported as channels only, not as a token "
+            "(as in every released model)"
+        )
+    if dim % heads or history > TRAINED_FRAMES:
+        raise CheckpointError(
+            f"{where}: {heads} heads on {dim} channels and a history of {history} frames; heads "
+            f"must divide the channels, and training saw at most {TRAINED_FRAMES} frames; correct "
+            "[model] heads and history"
+        )
+    depth = {m[1] for name in predictor if (m := re.match(r"predictor_blocks\.(\d+)\.", name))}
+    return JepaWMConfig(
+        visual_dim=visual_dim,
+        grid=grid,
+        history=history,
+        embed_dim=embed_dim,
+        action_dim=action_dim,
+        state_dim=0 if state is None else state.shape[1],
+        state_emb_dim=state_emb,
+        depth=len(depth),
+        heads=heads,
+        mlp_dim=predictor["predictor_blocks.0.mlp.fc1.weight"].shape[0],
+    )

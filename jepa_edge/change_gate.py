@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Selective decoding: whether a latent has moved since the last one that was published.
+
+Distance of two latents: every token is brought to mean 0 and variance 1 over its channels; then
+the root of the mean over tokens of 1 - correlation. 0 is no change, 1 is what two unrelated latents
+have, whatever the family's scale; a change of a few of many tokens counts as the root of their
+share.
+
+VL-JEPA (https://arxiv.org/abs/2512.10942) cuts a recorded embedding stream into segments of little
+variance and decodes the average of each. That needs the end of a segment; a robot does not have it.
+This gate looks at the past only, publishes at the first frame of a change, and decodes that frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_edge.errors import InputError
+
+KEEPALIVE_S = 5.0
+LARGEST = math.sqrt(2.0)
+"""The distance of opposite latents: no threshold above it ever opens."""
+
+_TINY = 1e-12
+_HALVINGS = 24
+
+
+class ChangeGate:
+    """Says of each latent of a stream whether it is worth publishing. Not thread-safe.
+
+    It withholds embeddings, predictions and labels, never flags.
+    """
+
+    def __init__(
+        self,
+        threshold: float,
+        *,
+        keepalive_s: float = KEEPALIVE_S,
+        compared: tuple[int, int] | None = None,
+    ) -> None:
+        """threshold: smallest distance from the last published latent that is a change.
+
+        keepalive_s: seconds after which a latent is published, changed or not; inf for never.
+        compared: how many tokens and channels count, the first ones (`LatentSpec.compared`); None
+        for all. Raises InputError when a number does not fit.
+        """
+        if not 0.0 < threshold <= LARGEST:
+            raise InputError(
+                f"the change threshold is {threshold}, expected more than 0 and at most "
+                f"{LARGEST:.3f}; 0.1 is a small change, 1 another scene"
+            )
+        if not keepalive_s > 0.0:
+            raise InputError(f"keepalive is {keepalive_s} s, expected more than 0; inf for never")
+        self.threshold = threshold
+        self.keepalive_s = keepalive_s
+        self._compared = compared
+        self._published: NDArray[np.float32] | None = None
+        self._stamp_s = -math.inf
+        self._seen = 0
+        self._passed = 0
+
+    def opens(self, stamp_s: float, latent: NDArray[np.float32]) -> bool:
+        """Whether to publish a latent (N, D) of this time, seconds; it is the last published then.
+
+        The first one is published, and so is one whose time lies before the last published.
+        """
+        values = standardized(latent, self._compared)
+        self._seen += 1
+        elapsed_s = stamp_s - self._stamp_s
+        if (
+            self._published is not None
+            and 0.0 <= elapsed_s < self.keepalive_s
+            and distance(values, self._published) < self.threshold
+        ):
+            return False
+        self._passed += 1
+        self._published, self._stamp_s = values, stamp_s
+        return True
+
+    def reset(self) -> None:
+        """Forget the last published latent: the next one is published. The counts stay."""
+        self._published = None
+
+    @property
+    def seen(self) -> int:
+        """Latents that were asked about."""
+        return self._seen
+
+    @property
+    def passed(self) -> int:
+        """Latents that were published."""
+        return self._passed
+
+    @property
+    def saved_share(self) -> float:
+        """Share of latents that were not published; 0 before the first."""
+        return 1.0 - self._passed / self._seen if self._seen else 0.0
+
+
+def standardized(
+    latent: NDArray[np.float32], compared: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """Bring each token of (..., N, D) to mean 0 and variance 1; a constant token becomes 0."""
+    if compared is not None:
+        latent = latent[..., : compared[0], : compared[1]]
+    centered = latent - latent.mean(axis=-1, keepdims=True)
+    scale = np.sqrt(np.square(centered).mean(axis=-1, keepdims=True))
+    return np.asarray(centered / np.maximum(scale, _TINY), np.float32)
+
+
+def distance(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Return the distance of two standardized latents, 0 to the root of 2."""
+    return math.sqrt(0.5 * float(np.square(first - second).mean()))
+
+
+def choose_threshold(
+    runs: Sequence[NDArray[np.float32]],
+    saved_share: float,
+    *,
+    compared: tuple[int, int] | None = None,
+) -> float:
+    """Return about the smallest threshold that saves this share of recorded latents.
+
+    runs: latents (T, N, D) of each recorded episode. saved_share: between 0 and 1.
+    Keepalive comes on top. Found by bisection over replays: what is published next depends on the
+    threshold itself.
+    Raises InputError when there are too few latents, since the first of each run is published.
+    """
+    total = sum(len(run) for run in runs)
+    most = 1.0 - len(runs) / total if total else 0.0
+    if not 0.0 < saved_share <= most:
+        raise InputError(
+            f"cannot save {saved_share} of {total} latents in {len(runs)} runs, expected a share "
+            f"above 0 and at most {most:.3f}; the first latent of each run is always published"
+        )
+    streams = [standardized(run, compared) for run in runs]
+    low, high = 0.0, 2.0 * LARGEST
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        published = sum(_published(stream, middle) for stream in streams)
+        if 1.0 - published / total >= saved_share:
+            high = middle
+        else:
+            low = middle
+    return min(high, LARGEST)
+
+
+def _published(stream: NDArray[np.float32], threshold: float) -> int:
+    """How many of the standardized latents (T, N, D) a gate lets through."""
+    count, last = 0, None
+    for values in stream:
+        if last is None or distance(values, last) >= threshold:
+            count, last = count + 1, values
+    return count

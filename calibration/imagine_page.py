@@ -79,7 +79,7 @@ def write_landscape_page(path: Path, report: LandscapeReport, pictures: Pictures
     best = ", ".join(
         f"{name} {value:+.3g}" for name, value in zip(report.axes, report.best, strict=True)
     )
-    unit = f" {report.units}" if report.units else ""
+    unit = f" ({report.units})" if report.units else ""
     write_page(
         path,
         f"Energy landscape of {Path(report.bundle).name}",
@@ -238,14 +238,17 @@ def _slices(report: LandscapeReport) -> bytes:
 def _means(report: LandscapeReport) -> bytes:
     energies, values = np.array(report.energies), np.array(report.values)
     figure, panels = _figure(3, 2.5)
-    for axes, (first, second) in zip(panels, ((0, 1), (0, 2), (1, 2)), strict=True):
-        mean = energies.mean(axis=3 - first - second)
-        image = _heat(axes, mean, values, mean.min(), mean.max())
+    pairs = ((0, 1), (0, 2), (1, 2))
+    means = [energies.mean(axis=3 - first - second) for first, second in pairs]
+    low, high = min(mean.min() for mean in means), max(mean.max() for mean in means)
+    image = None
+    for axes, mean, (first, second) in zip(panels, means, pairs, strict=True):
+        image = _heat(axes, mean, values, low, high)
         i, j = np.unravel_index(int(np.argmin(mean)), mean.shape)
         _cross(axes, values[i], values[j])
         axes.set_xlabel(_axis(report, first))
         axes.set_ylabel(_axis(report, second))
-        _bar(figure, image, [axes])
+    _bar(figure, image, panels)
     return _svg(figure)
 
 
@@ -283,10 +286,13 @@ def _bar(figure: Figure, image: Any, panels: list[Axes]) -> None:
     if image is not None:
         bar = figure.colorbar(image, ax=panels, fraction=0.04, pad=0.02)
         bar.ax.tick_params(labelsize=7)
+        bar.ax.ticklabel_format(useOffset=False)
 
 
 def _axis(report: LandscapeReport, index: int) -> str:
-    return report.axes[index] + (f", {report.units}" if report.units else "")
+    # A list of units is for all numbers of the action, too long for a label.
+    single = report.units and "," not in report.units
+    return report.axes[index] + (f", {report.units}" if single else "")
 
 
 def _lowest(report: LandscapeReport) -> Table:

@@ -27,15 +27,13 @@ def fit_to(
     spec: ObservationSpec,
     pixels: NDArray[np.uint8],
     choice: str = MODEL_FIT,
-    *,
-    offset: Offset = "round",
 ) -> NDArray[np.uint8]:
     """Return a picture of the model's size, (height, width, 3) uint8, fitted as it was trained.
 
     pixels: (H, W, 3) uint8; one of the model's size counts as fitted already. choice: one of FITS.
-    offset: where the middle begins, of a fit by short_side: round(spare / 2), half to even, as
-    torchvision's CenterCrop, or "floor", as transformers' processors: another pixel in a fourth of
-    all sizes. The longer side is int(short_side * long / short), as in both. The bytes are those of
+    The middle of a fit by short_side begins at round(spare / 2), half to even, as torchvision's
+    CenterCrop, or by `fit.offset` at its floor, as transformers' processors: another pixel in a
+    fourth of all sizes. The longer side is int(short_side * long / short), as in both. The bytes are those of
     torchvision on Pillow's pictures; on tensors of bytes it differs by one level itself.
     Raises InputError for a picture of another type, or of a size that may not be changed.
     """
@@ -50,7 +48,7 @@ def fit_to(
     _check_picture(pixels)
     if pixels.shape[:2] == (spec.height, spec.width):
         return pixels
-    return _scale_and_cut(pixels, spec.height, spec.width, fit.short_side, scaling, offset)
+    return _scale_and_cut(pixels, spec.height, spec.width, fit.short_side, scaling, fit.offset)
 
 
 def fit_image(

@@ -68,11 +68,18 @@ class FitSpec(_Strict, frozen=True, kw_only=True):
     short_side: the picture is scaled until its shorter side has this many pixels, then the middle
     is cut out; None: the largest middle part of the model's aspect ratio is cut out, then scaled.
     stretch: the whole picture is scaled, whatever its aspect ratio. filter: antialiased, as Pillow.
+    offset: of a middle that lies between two pixels: "round" is torchvision's, half to even; "floor"
+    is transformers'.
     """
 
     short_side: Positive | None = None
     stretch: bool = False
     filter: Literal["bilinear", "bicubic"] = "bilinear"
+    offset: Literal["round", "floor"] = "round"
+
+    def __post_init__(self) -> None:
+        if self.stretch and self.short_side is not None:
+            raise ValueError("fit has stretch and short_side, expected one: a stretch has no sides")
 
 
 class ObservationSpec(_Strict, frozen=True, kw_only=True):

@@ -144,11 +144,10 @@ def test_pinned_outputs_of_torchvision_and_of_vjepa2s_processor_are_met() -> Non
         assert len(pinned.files) == 24
         for key in pinned.files:
             api, scaling, kind, height, width = key.split()
-            fit = FitSpec(short_side=36, filter=scaling)  # type: ignore[arg-type]
+            offset = "floor" if api == "vjepa2" else "round"
+            fit = FitSpec(short_side=36, filter=scaling, offset=offset)  # type: ignore[arg-type]
             picture = _rule_picture(kind, int(height), int(width))
-            ours = fit_to(
-                _spec(32, 32, fit), picture, offset="floor" if api == "vjepa2" else "round"
-            )
+            ours = fit_to(_spec(32, 32, fit), picture)
             assert np.abs(ours.astype(int) - pinned[key]).max() <= 1, key
 
 
@@ -175,11 +174,10 @@ def test_the_short_side_is_scaled_and_the_middle_cut_out(
 
 
 def test_the_offset_of_transformers_differs_where_half_a_pixel_is_left() -> None:
-    spec, pixels = _spec(256, 256, FitSpec(short_side=292)), _picture(720, 1280)
+    spec = _spec(256, 256, FitSpec(short_side=292, offset="floor"))
+    pixels = _picture(720, 1280)
     whole = _pillow(pixels, 292, 519)
-    np.testing.assert_array_equal(
-        fit_to(spec, pixels, offset="floor"), whole[18:274, 131 : 131 + 256]
-    )
+    np.testing.assert_array_equal(fit_to(spec, pixels), whole[18:274, 131 : 131 + 256])
 
 
 @pytest.mark.parametrize("filter", FILTERS)

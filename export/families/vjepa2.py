@@ -60,7 +60,10 @@ class VJepa2Family:
         check_knobs(knobs)
         weights = meta_names(checkpoint.tensors, where, part=knobs.get("part"))
         config, assumed = config_of(weights, checkpoint.config, knobs, where)
-        observation, assumed_too = _observation(config, knobs, spec.get("observation", {}))
+        transformers = checkpoint.config.get("model_type") == "vjepa2"
+        observation, assumed_too = _observation(
+            config, knobs, spec.get("observation", {}), floored=transformers
+        )
         masks = _masks(config, knobs, where)
         encoder = load_encoder(weights, config, where)
         all_levels = masks is not None and config.predictor_levels > 1
@@ -127,9 +130,12 @@ def _masks(config: VJepa2Config, knobs: Mapping[str, Any], where: str) -> Masks 
 
 
 def _observation(
-    config: VJepa2Config, knobs: Mapping[str, Any], spec: Mapping[str, Any]
+    config: VJepa2Config, knobs: Mapping[str, Any], spec: Mapping[str, Any], *, floored: bool
 ) -> tuple[ObservationSpec, list[str]]:
-    """Lay --spec's section observation over what training was made with."""
+    """Lay --spec's section observation over what training was made with.
+
+    floored: pictures are cut as transformers' processor does, else as upstream.
+    """
     for name, where in (("clip", "clip_frames"), ("height", "height"), ("width", "width")):
         if name in spec:
             raise CheckpointError(
@@ -159,7 +165,10 @@ def _observation(
         std=STD,
         rate_hz=TRAINED_RATE_HZ / steps,
         clip=clip,
-        fit=FitSpec(short_side=int(min(config.height, config.width) * 256 / 224)),
+        fit=FitSpec(
+            short_side=int(min(config.height, config.width) * 256 / 224),
+            offset="floor" if floored else "round",
+        ),
     )
     try:
         seen = msgspec.convert({**msgspec.to_builtins(default), **spec}, ObservationSpec)

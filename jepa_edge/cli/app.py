@@ -19,6 +19,7 @@ EXIT_USER_ERROR = 2
 _VERBS = (
     "record",
     "export",
+    "labels",
     "import-onnx",
     "calibrate",
     "evaluate",

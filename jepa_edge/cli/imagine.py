@@ -337,7 +337,7 @@ def _print_landscape(report: LandscapeReport) -> None:
     best = ", ".join(
         f"{name} {value:+.4g}" for name, value in zip(report.axes, report.best, strict=True)
     )
-    unit = f" {report.units}" if report.units else ""
+    unit = f" ({report.units})" if report.units else ""
     click.echo(
         f"  lowest energy {report.best_energy:.5g} at {best}{unit}, of a grid of "
         f"{len(report.values)} x {len(report.values)} x {len(report.values)}"

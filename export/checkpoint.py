@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from jepa_edge.bundle import sha256_file
 from jepa_edge.errors import CheckpointError, MissingDependencyError
 from jepa_edge.export.families import find_family
 from jepa_edge.export.families.base import Checkpoint, LoadedModel
+from jepa_edge.export.shards import find_index, weights_sha256
 from jepa_edge.export.weights import read_state_dict
 
 CONFIG_NAME = "config.json"
@@ -36,7 +36,7 @@ def open_checkpoint(path: Path, spec: Path | None = None) -> Checkpoint:
     return Checkpoint(
         path=path,
         weights=weights,
-        sha256=sha256_file(weights),
+        sha256=weights_sha256(weights),
         tensors=read_state_dict(weights),
         config={} if config is None else read_mapping(config),
         spec=given,
@@ -104,6 +104,11 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
         raise CheckpointError(
             f"{path} is a bundle, expected a checkpoint; pass what the bundle was exported from"
         )
+    config = path / CONFIG_NAME
+    beside = config if config.is_file() else None
+    index = find_index(path)
+    if index is not None:
+        return index, beside
     files = sorted(p for p in path.iterdir() if p.suffix in _WEIGHT_SUFFIXES and p.is_file())
     # A pickled module is only looked at when nothing better lies beside it.
     files = [p for p in files if not p.stem.endswith("_object")] or files
@@ -113,5 +118,4 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
             f"{path} holds {len(files)} weights files ({names}), expected one of *.safetensors, "
             "*.pt, *.ckpt; pass the file itself"
         )
-    config = path / CONFIG_NAME
-    return files[0], config if config.is_file() else None
+    return files[0], beside

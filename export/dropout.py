@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_edge.errors import InputError
-from jepa_edge.export.families.lewm_checkpoint import load_checkpoint
 from jepa_edge.export.families.lewm import LeWM
+from jepa_edge.export.families.lewm_checkpoint import load_checkpoint
 from jepa_edge.latent_variable import Futures
 from jepa_edge.manifest import ActionSpec
 

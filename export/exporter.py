@@ -32,6 +32,7 @@ from jepa_edge.export.page import write_export_page
 from jepa_edge.export.parity import MIN_FP32_DB, HeldOut, compare_variants, judge
 from jepa_edge.export.reference import TorchReference
 from jepa_edge.export.sensitivity import min_cosine
+from jepa_edge.export.shards import weights_sha256
 from jepa_edge.export.variants import realized, tensor_specs, variant_paths, write_variants
 from jepa_edge.golden import GOLDEN_NAME, Golden
 from jepa_edge.json_text import json_bytes
@@ -154,7 +155,7 @@ def export_bundle(
                 masks=None if model.masks is None else _write_masks(model.masks, staging),
                 variants=variants,
                 engine=_engine_spec(engine) if engine else None,
-                provenance=_provenance(opened, options),
+                provenance=_provenance(opened, model, options),
                 files={},
             ),
         )
@@ -360,12 +361,16 @@ def _data_report(recording: Recording | None, data: ExportData, judged: int) -> 
     )
 
 
-def _provenance(checkpoint: Checkpoint, options: ExportOptions) -> Provenance:
+def _provenance(
+    checkpoint: Checkpoint, model: LoadedModel, options: ExportOptions
+) -> Provenance:
+    digests = [checkpoint.sha256, *(weights_sha256(path) for path in model.also_read)]
+    both = hashlib.sha256("".join(digests).encode()).hexdigest()
     installed = {d.name.lower(): d.version for d in importlib.metadata.distributions() if d.name}
     tools = {tool: installed[tool] for tool in _TOOLS if tool in installed}
     return Provenance(
         checkpoint=str(checkpoint.path),
-        checkpoint_sha256=checkpoint.sha256,
+        checkpoint_sha256=both if model.also_read else checkpoint.sha256,
         created_utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         command=options.command,
         tools=tools,

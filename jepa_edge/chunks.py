@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-_BYTES = 64 * 2**20
+_BYTES = 16 * 2**20
 """Of latents in one call: attention inside the graph takes many times as much."""
 
 

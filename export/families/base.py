@@ -103,7 +103,8 @@ class LoadedModel:
     """A checkpoint in memory: what the manifest will say, and the torch modules of its graphs.
 
     graphs: by name, those that the model has. assumed: dotted names, such as "action.mean", of
-    what neither the checkpoint nor the --spec file said, so that a default stands in.
+    what neither the checkpoint nor the --spec file said, so that a default stands in. also_read:
+    weights files beside the checkpoint's own, for the provenance.
 
     Only where a family can do better than its graphs as they are: reference: torch's answers from
     the module before it was rewritten. prepare: is given calibration frames (B, H, W, 3) before the
@@ -123,6 +124,7 @@ class LoadedModel:
     masks: Masks | None = None
     graphs: dict[str, GraphModule]
     assumed: tuple[str, ...] = ()
+    also_read: tuple[Path, ...] = ()
     reference: Reference | None = None
     prepare: Callable[[NDArray[np.uint8]], None] | None = None
     write_engine: Callable[[Path], None] | None = None
@@ -134,9 +136,9 @@ class Checkpoint:
     """A checkpoint's files as a family meets them.
 
     path: as the user gave it. weights: the file that the tensors came from. sha256: of that file,
-    for the bundle's provenance. tensors: by name, nested dicts joined by "."; read them, do not
-    write into them: they may be mapped from the file. config: config.json beside the weights as
-    decoded, {} without one. spec: the user's --spec file, {} without one; its sections "model",
+    or of its shards' digests, for the bundle's provenance. tensors: by name, nested dicts joined by
+    "."; read them, do not write into them: they may be mapped from the file. config: config.json
+    beside the weights as decoded, {} without one. spec: the user's --spec file, {} without one; its sections "model",
     "observation", "action", "state" override what the checkpoint says.
     """
 

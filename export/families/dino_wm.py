@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,6 +108,7 @@ class DinoWMFamily:
             ),
             history=history,
             min_history=1,
+            also_read=(Path(encoder_where),) if settings.encoder else (),
             graphs=graphs(
                 encoder,
                 PredictorGraph(model, Standardize(action.mean, action.std)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,6 +92,7 @@ class JepaWMFamily:
             ),
             history=config.history,
             min_history=1,
+            also_read=(Path(encoder_where),) if settings.encoder else (),
             graphs=graphs(
                 encoder,
                 PredictorGraph(model, Standardize(action.mean, action.std)),

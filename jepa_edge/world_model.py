@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from jepa_edge import _core
 from jepa_edge.backends import Backend, Graph
 from jepa_edge.bundle import Bundle
+from jepa_edge.chunks import rows_per_chunk
 from jepa_edge.clip import clips_of
 from jepa_edge.engine import PRECISIONS, Precision, RolloutEngine, fastest_precisions
 from jepa_edge.errors import BundleError, InputError
@@ -450,9 +451,9 @@ def encode_frames(
     clip = model.manifest.observation.clip
     if clip is not None:
         return np.concatenate([model.encode(part[None]) for _, part in clips_of(frames, clip)])
-    parts = []
-    for start in range(0, len(frames), _ENCODE_BATCH):
-        rows = slice(start, start + _ENCODE_BATCH)
+    parts, batch = [], min(_ENCODE_BATCH, rows_per_chunk(model.manifest.latent.size))
+    for start in range(0, len(frames), batch):
+        rows = slice(start, start + batch)
         some = None if states is None else states[rows]
         parts.append(model.encode(np.ascontiguousarray(frames[rows]), some))
     return np.concatenate(parts)

@@ -27,9 +27,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from jepa_edge.export.families.lewm_checkpoint import save_checkpoint
 from jepa_edge.export.exporter import ExportOptions, export_bundle
 from jepa_edge.export.families.lewm import LeWM, LeWMConfig
+from jepa_edge.export.families.lewm_checkpoint import save_checkpoint
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from jepa_edge.errors import InputError
+from jepa_edge.errors import ExportError, InputError
 from jepa_edge.export.big_export import export_external
 from jepa_edge.export.families.base import GraphModule
 from jepa_edge.export.half_weights import half_weights
 from jepa_edge.export.options import Precision
-from jepa_edge.export.weight_only import weight_only
+from jepa_edge.export.weight_only import MIN_WEIGHTS, weight_only
 from jepa_edge.progress import Progress, silent
 
 _LOWER: dict[Precision, Callable[[Path, Path], dict[str, int]]] = {
@@ -53,9 +53,19 @@ def lower(
     precision: Precision,
     progress: Progress = silent,
 ) -> None:
-    """Write FP16 or integer-weight copies of float graphs of any size, by the graphs' names."""
+    """Write FP16 or integer-weight copies of float graphs of any size, by the graphs' names.
+
+    A graph of small layers only stays in float. Raises ExportError when all of them do.
+    """
     stage = f"converting to {precision.value}"
+    changed = 0
     for done, (name, target) in enumerate(targets.items()):
         progress(stage, done, len(targets))
-        _LOWER[precision](sources[name], target)
+        counts = _LOWER[precision](sources[name], target)
+        changed += counts.get(precision.value, 0)
     progress(stage, len(targets), len(targets))
+    if not changed:
+        raise ExportError(
+            f"no layer of {', '.join(targets)} is a MatMul or Gemm with {MIN_WEIGHTS} weights or "
+            f"more, which {precision.value} would store in fewer bits; leave it out of --precision"
+        )

@@ -29,7 +29,7 @@ class Step:
     def apply(self, array: Array) -> Array:
         """Do it in numpy."""
         if self.op == "Cast":
-            return array.astype(self.value)
+            return np.asarray(array.astype(self.value))
         if self.op == "Transpose":
             return np.transpose(array, self.value)
         if self.op == "Gather":

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jepa_edge.errors import ExportError, MissingDependencyError
 from jepa_edge.export.centering import center_gelus
-from jepa_edge.export.onnx_graph import fold_scales_into_norms, run_model
+from jepa_edge.export.onnx_graph import fold_scales_into_norms, keep_float, run_model
 from jepa_edge.export.profile import check_profile
 from jepa_edge.export.quantize import Quantizer, quantize
 from jepa_edge.export.sensitivity import LayerSensitivity, keep_sensitive_layers
@@ -46,13 +46,14 @@ def make_int8(
     max_error: float,
     *,
     name: str,
+    float_layers: tuple[str, ...] = (),
     threads: int = 1,
     progress: Progress = silent,
 ) -> tuple[Any, QuantizationReport, list[str]]:
     """Quantize a float32 graph within an error budget.
 
     calibration: inputs that set the activation ranges. tuning: other inputs, for the choices.
-    name: what the graph is called in stages and messages.
+    name: what the graph is called in stages and messages. float_layers: that stay in float anyway.
     Returns the graph (within the portable profile), what was done, and warnings.
     Raises ExportError when the budget cannot be met or no quantizer works.
     """
@@ -64,7 +65,7 @@ def make_int8(
     for done, quantizer in enumerate(Quantizer):
         progress(f"quantizing the {name}", done, len(Quantizer))
         try:
-            candidate = quantize(model, calibration, quantizer)
+            candidate = keep_float(quantize(model, calibration, quantizer), model, float_layers)
         except (ExportError, MissingDependencyError) as error:
             warnings.append(f"{name}: {error}; the other quantizer is used")
             continue

@@ -17,6 +17,9 @@ from onnx import numpy_helper
 WEIGHTED_OPS = ("MatMul", "Gemm", "Conv")
 _RUN_BATCH = 16
 
+UNBATCHED = ("visible", "hidden")
+"""Inputs of the run-time's graphs that have no batch axis: token indices."""
+
 Feeds = Mapping[str, NDArray[np.generic]]
 
 
@@ -220,7 +223,12 @@ def make_session(model: Any, threads: int = 1) -> Any:
 
 
 def batches(feeds: Feeds, size: int = _RUN_BATCH) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """Cut feeds into pieces along their first axis."""
-    count = len(next(iter(feeds.values())))
+    """Cut feeds into pieces along their first axis; those without a batch go whole into each."""
+    count = max(len(values) for name, values in feeds.items() if name not in UNBATCHED)
     for start in range(0, count, size):
-        yield {name: values[start : start + size] for name, values in feeds.items()}
+        yield rows_of(feeds, slice(start, start + size))
+
+
+def rows_of(feeds: Feeds, rows: slice) -> dict[str, NDArray[np.generic]]:
+    """Return some rows of feeds; those without a batch stay whole."""
+    return {name: values if name in UNBATCHED else values[rows] for name, values in feeds.items()}

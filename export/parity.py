@@ -17,6 +17,7 @@ from jepa_edge.backends.onnxruntime import OnnxRuntimeBackend
 from jepa_edge.export.data import ROLLOUT_STEPS, Windows
 from jepa_edge.export.families.base import Masks, Reference
 from jepa_edge.export.onnx_export import external_data
+from jepa_edge.export.onnx_graph import UNBATCHED, batches
 from jepa_edge.export.sensitivity import latent_error
 from jepa_edge.metrics import centered_cosine, sqnr_db
 from jepa_edge.progress import Progress, silent
@@ -44,8 +45,6 @@ _FEWEST_WINDOWS = 2
 _LOADED_TOGETHER = 1 << 30
 """Bytes of all variants up to which they are loaded at once and timed in turns."""
 _BIG_ROW = 1 << 20
-UNBATCHED = ("visible", "hidden")
-"""Inputs without a batch axis, in every family."""
 
 
 class GraphParity(msgspec.Struct, frozen=True, kw_only=True):
@@ -376,16 +375,9 @@ def _graph_parity(
 
 def run_batched(graph: Graph, feeds: Feeds, batch: int = 16) -> NDArray[np.float32]:
     """Run a graph on inputs of any batch, a few rows at a time; unbatched inputs go as they are."""
-    rows = {name: values for name, values in feeds.items() if name not in UNBATCHED}
-    further = {name: values for name, values in feeds.items() if name in UNBATCHED}
-    count = len(next(iter(rows.values())))
-    if max(values[0].size for values in rows.values()) > _BIG_ROW:
+    if max(values[0].size for name, values in feeds.items() if name not in UNBATCHED) > _BIG_ROW:
         batch = 1
-    parts = [
-        graph({**{name: values[i : i + batch] for name, values in rows.items()}, **further})
-        for i in range(0, count, batch)
-    ]
-    return np.concatenate(parts)
+    return np.concatenate([graph(part) for part in batches(feeds, batch)])
 
 
 class _Runner:

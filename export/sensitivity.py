@@ -16,6 +16,7 @@ from jepa_edge.export.onnx_graph import (
     GraphIndex,
     keep_float,
     layer_names,
+    rows_of,
     run_model,
     weighted_nodes,
 )
@@ -94,7 +95,7 @@ def measure_layers(
     by what each contributes.
     """
     count = min(len(expected), _SENSITIVITY_SAMPLES)
-    feeds = {name: values[:count] for name, values in feeds.items()}
+    feeds = rows_of(feeds, slice(count))
     layers = layer_names(reference)
     sizes = _weight_counts(reference)
     measured = []

@@ -42,8 +42,9 @@ def write_variants(
     Raises ExportError when torch, ONNX or a quantizer refuses, or int8 misses the budget.
     """
     if any(is_big(graph) for graph in model.graphs.values()):
-        files = {p.value: variant_files(model.graphs, p.value) for p in options.precisions}
-        places = {p: variant_paths(staging, files[p.value]) for p in options.precisions}
+        wanted = [Precision(word) for word in options.precisions]
+        files = {p.value: variant_files(model.graphs, p.value) for p in wanted}
+        places = {p: variant_paths(staging, files[p.value]) for p in wanted}
         write_big_variants(model.graphs, places, progress)
         return files, {}
     protos: dict[str, Any] = {}
@@ -71,6 +72,7 @@ def write_variants(
                 feeds[1][name],
                 options.max_latent_error,
                 name=name,
+                float_layers=model.graphs[name].float_layers,
                 threads=options.threads,
                 progress=progress,
             )

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.errors import ExportError, InputError
+from jepa_edge.errors import InputError
 from jepa_edge.export.big_files import (
     add_weight,
     drop_unread,
@@ -51,8 +51,8 @@ def weight_only(
     weights go to `external_data(target)`. One layer is in memory at a time. bits: 8 or 4. block:
     inputs per scale with 4 bits. exclude: names of nodes that stay in float.
     Returns the number of weighted layers by what they are now: "int8w" or "int4w", and "fp32".
-    Raises InputError: bits, block or a name in exclude is not known. ExportError: no layer can be
-    quantized, or ONNX's checker refuses the result.
+    Raises InputError: bits, block or a name in exclude is not known. ExportError: ONNX's checker
+    refuses the result.
     """
     if bits not in (4, 8):
         raise InputError(f"bits is {bits}, expected 4 or 8")
@@ -85,11 +85,6 @@ def weight_only(
         model.graph.insert_before(node, restore)
         node.replace_input_with(slot, restore.outputs[0])
         counts[f"int{bits}w"] = counts.get(f"int{bits}w", 0) + 1
-    if not stored:
-        raise ExportError(
-            f"{source} has no MatMul or Gemm with {MIN_WEIGHTS} weights or more to store in "
-            f"{bits} bits; leave int{bits}w out of --precision"
-        )
     drop_unread(model)
     if bits == 4:
         # Opset 21 widens types and adds blocks; of our operators it changes no meaning.

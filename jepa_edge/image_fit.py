@@ -33,8 +33,9 @@ def fit_to(
     pixels: (H, W, 3) uint8; one of the model's size counts as fitted already. choice: one of FITS.
     The middle of a fit by short_side begins at round(spare / 2), half to even, as torchvision's
     CenterCrop, or by `fit.offset` at its floor, as transformers' processors: another pixel in a
-    fourth of all sizes. The longer side is int(short_side * long / short), as in both. The bytes are those of
-    torchvision on Pillow's pictures; on tensors of bytes it differs by one level itself.
+    fourth of all sizes. The longer side is int(short_side * long / short), as in both. The bytes
+    are those of torchvision on Pillow's pictures; on tensors of bytes it differs by one level
+    itself.
     Raises InputError for a picture of another type, or of a size that may not be changed.
     """
     fit = spec.fit

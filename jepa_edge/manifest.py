@@ -68,8 +68,8 @@ class FitSpec(_Strict, frozen=True, kw_only=True):
     short_side: the picture is scaled until its shorter side has this many pixels, then the middle
     is cut out; None: the largest middle part of the model's aspect ratio is cut out, then scaled.
     stretch: the whole picture is scaled, whatever its aspect ratio. filter: antialiased, as Pillow.
-    offset: of a middle that lies between two pixels: "round" is torchvision's, half to even; "floor"
-    is transformers'.
+    offset: of a middle that lies between two pixels: "round" is torchvision's, half to even;
+    "floor" is transformers'.
     """
 
     short_side: Positive | None = None

@@ -96,13 +96,11 @@ class MaskedEnergy:
     def _distance(
         self, predicted: NDArray[np.float32], target: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        predicted, wanted = (
-            part[..., : self.channels].astype(np.float64) for part in (predicted, target)
-        )
+        wanted = target[..., : self.channels].astype(np.float64)
         if self.spec.target_norm:
             wanted -= wanted.mean(axis=-1, keepdims=True)
             wanted /= np.sqrt(np.mean(wanted**2, axis=-1, keepdims=True) + _NORM_EPS)
-        apart = np.abs(predicted - wanted)
+        apart = np.abs(predicted[..., : self.channels] - wanted)
         if self.spec.distance == "l2":
             apart = apart**2
         elif self.spec.distance == "smooth_l1":

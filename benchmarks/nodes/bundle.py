@@ -10,9 +10,9 @@ from export_full_size import MEAN, RATE_HZ, STD, draw_frames, draw_model, write_
 
 from jepa_edge.calibration.calibrate import calibrate_bundle
 from jepa_edge.calibration.options import CalibrateOptions
-from jepa_edge.export.families.lewm_checkpoint import save_checkpoint
 from jepa_edge.export.exporter import ExportOptions, export_bundle
 from jepa_edge.export.families.lewm import LeWMConfig
+from jepa_edge.export.families.lewm_checkpoint import save_checkpoint
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 
 EPISODES = 40

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jepa_edge.export.families.lewm_checkpoint import load_checkpoint
 from jepa_edge.export.families.lewm import LeWM
+from jepa_edge.export.families.lewm_checkpoint import load_checkpoint
 from training.data import Runs, load_runs, normalize_frames
 from training.task import Task
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jepa_edge.export.families.lewm_checkpoint import save_checkpoint
 from jepa_edge.export.families.lewm import LeWM
+from jepa_edge.export.families.lewm_checkpoint import save_checkpoint
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 from jepa_edge.sim import make_simulator
 from training.data import PIXEL_MEAN, PIXEL_STD, Runs, load_runs, normalize_frames, sample_windows

@@ -28,7 +28,8 @@ class GraphModule:
     example: inputs by name, in the order of `forward`, batch first (of 2) where they have a batch.
     output: name of the one output. unbatched: inputs without a batch axis (token indices), whose
     first axis is dynamic under their own name. windowed: inputs whose axis 1 is a window of any
-    length from the manifest's min_history to its history.
+    length from the manifest's min_history to its history. float_layers: names of layers that int8
+    leaves in float: those that read numbers of very different size, which one scale would blur.
 
     The run time knows three graphs by name:
 
@@ -48,6 +49,7 @@ class GraphModule:
     output: str
     unbatched: tuple[str, ...] = ()
     windowed: tuple[str, ...] = ()
+    float_layers: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +140,8 @@ class Checkpoint:
     path: as the user gave it. weights: the file that the tensors came from. sha256: of that file,
     or of its shards' digests, for the bundle's provenance. tensors: by name, nested dicts joined by
     "."; read them, do not write into them: they may be mapped from the file. config: config.json
-    beside the weights as decoded, {} without one. spec: the user's --spec file, {} without one; its sections "model",
-    "observation", "action", "state" override what the checkpoint says.
+    beside the weights as decoded, {} without one. spec: the user's --spec file, {} without one; its
+    sections "model", "observation", "action", "state" override what the checkpoint says.
     """
 
     path: Path

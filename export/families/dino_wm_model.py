@@ -90,8 +90,8 @@ class PredictorGraph(nn.Module):
         tiled = embedded.unsqueeze(2).expand(-1, -1, patches, -1)
         x = torch.cat((history, tiled), dim=-1).flatten(1, 2)
         mask = frame_mask(self.causal, frames, patches)
-        x = self.predictor(x, mask, patches)
-        return x[..., : self.config.latent_dim]
+        out: Tensor = self.predictor(x, mask, patches)[..., : self.config.latent_dim]
+        return out
 
 
 def frame_mask(causal: Tensor, frames: int, patches: int) -> Tensor:
@@ -124,7 +124,8 @@ class _Transformer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, newest: int) -> Tensor:
         last = len(self.layers) - 1
-        for index, (attention, feed) in enumerate(self.layers):  # type: ignore[misc]
+        for index, layer in enumerate(self.layers):
+            attention, feed = layer.children()
             # Only the newest frame is read after the last block.
             kept = newest if index == last else 0
             x = (x[:, -kept:] if kept else x) + attention(x, mask, kept)

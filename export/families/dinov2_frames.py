@@ -50,7 +50,8 @@ class PointEmbedding(nn.Module):
         with torch.device("meta"):
             linear = nn.Linear(input_dim, dim)
         linear.weight = nn.Parameter(self.patch_embed.weight.squeeze(-1), requires_grad=False)
-        linear.bias = self.patch_embed.bias
+        assert self.patch_embed.bias is not None
+        linear.bias = nn.Parameter(self.patch_embed.bias, requires_grad=False)
         return linear
 
 

@@ -119,8 +119,8 @@ def rope_table(frames: int, grid: int, head_dim: int) -> tuple[Tensor, Tensor]:
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the first channels pairwise; the rest stay. x: (B, heads, tokens, head_dim)."""
-    turning, rest = x.split((cos.shape[-1], x.shape[-1] - cos.shape[-1]), dim=-1)
-    even, odd = turning.unflatten(-1, (-1, 2)).unbind(-1)
+    turning, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    even, odd = turning[..., 0::2], turning[..., 1::2]
     quarter = torch.stack((-odd, even), dim=-1).flatten(-2)
     return torch.cat((turning * cos + quarter * sin, rest), dim=-1)
 
@@ -192,7 +192,7 @@ class _Attention(nn.Module):
             cos, sin = cos[-patches:], sin[-patches:]
         mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), k, v, attn_mask=mask)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(-2))
-        return out.unflatten(1, (-1, patches))
+        return out.reshape(-1, out.shape[1] // patches, patches, out.shape[2])
 
 
 class _Mlp(nn.Module):

@@ -102,6 +102,8 @@ class VJepa2ACFamily:
                     },
                     output="prediction",
                     windowed=("history", "actions") if history > 1 else (),
+                    # Seven numbers of meters and radians: one int8 scale would round them away.
+                    float_layers=("predictor.action_encoder", "predictor.state_encoder"),
                 ),
             },
             assumed=(*specs.assumed, *assumed),

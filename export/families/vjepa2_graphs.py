@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -56,8 +57,9 @@ class EncoderGraph(nn.Module):
         if config.version == "2":
             self.levels = {config.depth - 1: encoder.norm}
         else:
-            norms = dict(zip(config.levels, encoder.norms_block, strict=True))
-            self.levels = norms if all_levels else {config.depth - 1: encoder.norms_block[-1]}
+            norms = [cast(nn.LayerNorm, norm) for norm in encoder.norms_block]
+            every = dict(zip(config.levels, norms, strict=True))
+            self.levels = every if all_levels else {config.depth - 1: norms[-1]}
         # The dict is not seen by torch; the list keeps the norms in the module.
         self.norms = nn.ModuleList(self.levels.values())
         rope = rope_table(config, config.dim // config.heads, rescale=config.version == "2.1")
@@ -112,7 +114,8 @@ class MaskPredictorGraph(nn.Module):
             assert isinstance(first, nn.Linear)
             # Upstream's latents have the last level last, ours first.
             self.embed = nn.Sequential(
-                _linear(first.weight.detach().roll(config.dim, 1), first.bias), *self.embed[1:]
+                _linear(first.weight.detach().roll(config.dim, 1), first.bias),
+                *list(self.embed.children())[1:],
             )
             out = self.proj
             self.proj = _linear(
@@ -164,7 +167,7 @@ def newest_tubelet_error(encoder: EncoderGraph, clips: NDArray[np.uint8]) -> flo
     alone = encoder.of_newest_tubelet()
     apart, size = 0.0, 0.0
     with torch.no_grad():
-        for clip in torch.from_numpy(clips).split(1):
+        for clip in torch.from_numpy(clips)[:, None]:
             whole = _normed(encoder(clip)[:, -newest:, : config.dim])
             short = _normed(alone(clip[:, -config.tubelet :])[..., : config.dim])
             apart += float((whole - short).square().sum())

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_edge.errors import CheckpointError
+from jepa_edge.export.families.lewm import LeWM, LeWMConfig
 from jepa_edge.export.families.lewm_checkpoint import (
     CheckpointConfig,
     default_action,
@@ -29,7 +30,6 @@ from jepa_edge.export.families.lewm_checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from jepa_edge.export.families.lewm import LeWM, LeWMConfig
 from jepa_edge.export.weights import read_state_dict
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from jepa_edge.errors import InputError
-from jepa_edge.export.families.lewm_checkpoint import save_checkpoint
 from jepa_edge.export.dropout import DropoutSampler
 from jepa_edge.export.families.lewm import LeWM, LeWMConfig
+from jepa_edge.export.families.lewm_checkpoint import save_checkpoint
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 
 Specs = tuple[ObservationSpec, ActionSpec]

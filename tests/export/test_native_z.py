@@ -12,9 +12,9 @@ import torch
 
 from jepa_edge import _core
 from jepa_edge.errors import CheckpointError, InputError
-from jepa_edge.export.families.lewm_checkpoint import load_checkpoint, save_checkpoint
 from jepa_edge.export.exporter import ExportOptions, export_bundle
 from jepa_edge.export.families.lewm import LeWM, LeWMConfig
+from jepa_edge.export.families.lewm_checkpoint import load_checkpoint, save_checkpoint
 from jepa_edge.futures import NativeSampler
 from jepa_edge.golden import Golden
 from jepa_edge.manifest import ActionSpec, ObservationSpec

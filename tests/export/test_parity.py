@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 
 from jepa_edge.export.data import Windows, split_recording
 from jepa_edge.export.families.lewm import LeWM
-from jepa_edge.export.parity import HeldOut, compare_variants, judge, spearman
 from jepa_edge.export.families.lewm_reference import LeWMReference
+from jepa_edge.export.parity import HeldOut, compare_variants, judge, spearman
 from jepa_edge.manifest import ActionSpec, ObservationSpec
 from jepa_edge.recording import Recording
 

@@ -33,7 +33,7 @@ class Step:
         if self.op == "Transpose":
             return np.transpose(array, self.value)
         if self.op == "Gather":
-            return np.take(array, self.value, axis=1)
+            return np.asarray(np.take(array, self.value, axis=1))
         if self.op == "Reshape":
             kept = [array.shape[i] if n == 0 else n for i, n in enumerate(self.value)]
             return array.reshape(kept)

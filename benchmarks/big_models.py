@@ -146,7 +146,6 @@ def measure(name: str, folder: Path, threads: int, *, keep: bool) -> dict[str, A
             graph["part"]: {key: graph[key] for key in ("size_bytes", "sqnr_db")}
             for graph in parts["graphs"]
         }
-    shutil.rmtree(bundle)
     if not keep:
         shutil.rmtree(folder)
     return {
@@ -168,7 +167,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime, in use")
     parser.add_argument("--only", choices=MODELS)
     parser.add_argument(
-        "--keep", action="store_true", help="keep the checkpoints, and use those that are there"
+        "--keep", action="store_true", help="keep checkpoints and bundles, and use the checkpoints there"
     )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -258,7 +258,9 @@ def compare_variants(
     groups = [list(files)] if together else [[name] for name in files]
     latency: dict[str, dict[str, dict[int, float]]] = {name: {} for name in files}
     results: dict[str, VariantParity] = {}
-    for group in groups:
+
+    def measure(group: list[str]) -> None:
+        # What is loaded here is let go before the next group is.
         graphs = {
             name: {part: backend.load(path) for part, path in files[name].items()} for name in group
         }
@@ -275,6 +277,9 @@ def compare_variants(
                 (sizes[name], sizes[reference]),
                 (latency[name], latency[reference]),
             )
+
+    for group in groups:
+        measure(group)
     progress("comparing variants with torch", len(files), len(files))
     return results
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _FORMAT = 2
 _DIGEST_BYTES = 32
 _LARGEST = 1 << 31
-"""Bytes of latents beyond which nothing is stored: files are read and written as a whole."""
+"""Bytes of arrays beyond which nothing is stored: files are read and written as a whole."""
 
 
 class CacheKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,9 +67,10 @@ class LatentCache:
         found = _read(path)
         if found is None:
             found = encode()
-            size = sum(episode.latents.nbytes for episode in found)
+            size = sum(_bytes_of(episode) for episode in found)
             if size > _LARGEST:
-                logger.warning("%.1f GB of latents are too many for the cache", size / 1e9)
+                told = "%.1f GB of latents and masked energies are too many for the cache"
+                logger.warning(told, size / 1e9)
                 return found
             self.directory.mkdir(parents=True, exist_ok=True)
             _write(path, found)
@@ -89,6 +90,11 @@ class LatentCache:
         )
         stage = f"encode {recording.path.name} ({model.variant})"
         return self.get(key, lambda: encode_recording(model, recording, progress, stage))
+
+
+def _bytes_of(episode: EncodedEpisode) -> int:
+    masked = 0 if episode.masked is None else episode.masked.nbytes
+    return episode.latents.nbytes + episode.actions.nbytes + masked
 
 
 def _read(path: Path) -> list[EncodedEpisode] | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from jepa_edge.bags.recording import open_recording
@@ -47,10 +48,12 @@ from jepa_edge.calibration.selftest import (
 from jepa_edge.calibration.split import Split
 from jepa_edge.calibration_file import Calibration, Domain
 from jepa_edge.channels import Observer
+from jepa_edge.domain_check import StillState
+from jepa_edge.encoding import frame_of, steps_of
 from jepa_edge.errors import InputError
 from jepa_edge.json_text import json_bytes
 from jepa_edge.latent_map import map_name
-from jepa_edge.manifest import ClipSpec, calibration_name, heads_name
+from jepa_edge.manifest import ClipSpec, Manifest, calibration_name, heads_name
 from jepa_edge.monitor import Monitor
 from jepa_edge.passive import PassiveObserver
 from jepa_edge.progress import Progress, silent
@@ -151,7 +154,7 @@ def calibrate_model(
         episode_sha256=_digests(recording, losses),
         **decided,
         risk=None,
-        domain=_domain(encoded, recording, spec.observation.clip),
+        domain=_domain(encoded, recording, spec),
         created_utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         tools=_tools(),
     )
@@ -171,7 +174,8 @@ def calibrate_model(
     report = msgspec.structs.replace(
         report, seconds=clock.seconds, warnings=(*warnings, *report.warnings)
     )
-    latent_map = calibrated_map(encoded, spec.latent)
+    # Without actions there is nothing to imagine, and so no use for a map.
+    latent_map = None if spec.action is None else calibrated_map(encoded, spec.latent)
     return Fitted(heads=heads, report=report, selftest=selftest, latent_map=latent_map)
 
 
@@ -258,18 +262,50 @@ def _write(staging: Path, variant: str, result: Fitted, bundle_name: str) -> Non
     write_selftest(staging, variant, result.selftest, staging / calibration_name(variant))
 
 
-def _domain(
-    episodes: Sequence[EncodedEpisode], recording: Recording, clip: ClipSpec | None
-) -> Domain:
+def _domain(episodes: Sequence[EncodedEpisode], recording: Recording, spec: Manifest) -> Domain:
     actions = np.concatenate([episode.actions for episode in episodes])
     lengths = [len(episode.actions) for episode in episodes]
+    clip = spec.observation.clip
+    low, high = actions.min(axis=0), actions.max(axis=0)
+    seen: dict[str, Any] = {}
+    if spec.state is not None:
+        states = [_states_seen(recording, index, clip) for index in range(len(recording))]
+        both = zip(states, episodes, strict=True)
+        seen = {
+            "state_low": tuple(np.min([rows.min(axis=0) for rows in states], axis=0).tolist()),
+            "state_high": tuple(np.max([rows.max(axis=0) for rows in states], axis=0).tolist()),
+            "state_still_steps": max(_still(rows, one.actions, low, high) for rows, one in both),
+        }
     return Domain(
         rate_hz=recording.info.rate_hz / (1 if clip is None else clip.hop),
         steps_min=min(lengths),
         steps_max=max(lengths),
-        action_low=tuple(actions.min(axis=0).tolist()),
-        action_high=tuple(actions.max(axis=0).tolist()),
+        action_low=tuple(low.tolist()),
+        action_high=tuple(high.tolist()),
+        **seen,
     )
+
+
+def _states_seen(recording: Recording, index: int, clip: ClipSpec | None) -> NDArray[np.float32]:
+    """The robot's states at the model's steps, (T + 1, S); nothing else of the episode is read."""
+    states = recording.robot_state(index)
+    if states is None:
+        raise InputError(
+            f"{recording.files[index]} holds no robot_state, the model takes it; record it again"
+        )
+    steps = steps_of(len(states), clip)
+    return states[[frame_of(step, clip) for step in range(steps)]]
+
+
+def _still(
+    states: NDArray[np.float32],
+    actions: NDArray[np.float32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+) -> int:
+    """The most steps of an episode over which the command changed and the state did not."""
+    still = StillState(low.tolist(), high.tolist())
+    return max(still.count(row, actions[k - 1] if k else None) for k, row in enumerate(states))
 
 
 def _tools() -> dict[str, str]:

@@ -123,8 +123,9 @@ def encode_recording(
 
 
 def hold(episode: EncodedEpisode) -> EncodedEpisode:
-    """Return an episode whose latents lie on disk if they are many."""
-    return replace(episode, latents=held(episode.latents))
+    """Return an episode whose latents and masked energies lie on disk if they are many."""
+    masked = None if episode.masked is None else held(episode.masked)
+    return replace(episode, latents=held(episode.latents), masked=masked)
 
 
 def split_episodes(count: int, alpha: float, seed: int, conformal: int = 0) -> dict[str, list[int]]:

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.imagine_report import ImagineReport, LandscapeReport, SequenceReport
+from jepa_edge.errors import printable
+from jepa_edge.imagine_report import EllipseReport, ImagineReport, LandscapeReport, SequenceReport
 from jepa_edge.report import Section, Table, write_page
 
 if TYPE_CHECKING:
@@ -118,6 +120,8 @@ def _map(report: ImagineReport, cloud: NDArray[np.float32]) -> bytes:
         style = _style(index)
         points = np.array(sequence.points)
         for step, one in enumerate(sequence.ellipses, start=1):
+            if not _finite(one):
+                continue
             last = step == len(sequence.ellipses)
             axes.add_patch(
                 Ellipse(
@@ -131,8 +135,11 @@ def _map(report: ImagineReport, cloud: NDArray[np.float32]) -> bytes:
                     linestyle=style["linestyle"],
                 )
             )
-        axes.plot(points[:, 0], points[:, 1], label=_label(report, sequence), zorder=3, **style)
+        label = _text(_label(report, sequence))
+        axes.plot(points[:, 0], points[:, 1], label=label, zorder=3, **style)
         for step in _numbered(len(points) - 1):
+            if not np.isfinite(points[step]).all():
+                continue
             axes.annotate(
                 str(step),
                 points[step],
@@ -165,8 +172,9 @@ def _map(report: ImagineReport, cloud: NDArray[np.float32]) -> bytes:
 def _look_at(axes: Axes, report: ImagineReport) -> None:
     """Show the paths and the goal large: the cloud may reach far beyond them."""
     points = np.array([p for s in report.sequences for p in s.points])
+    points = points[np.isfinite(points).all(axis=1)]  # a path may diverge after the present
     low, high = points.min(axis=0), points.max(axis=0)
-    for one in (e for s in report.sequences for e in s.ellipses):
+    for one in (e for s in report.sequences for e in s.ellipses if _finite(e)):
         center, reach = np.array(one.center), one.half_axes[0]
         low, high = np.minimum(low, center - reach), np.maximum(high, center + reach)
     if report.goal:
@@ -182,7 +190,7 @@ def _curves(report: ImagineReport, field: str) -> bytes:
     for index, sequence in enumerate(report.sequences):
         values = getattr(sequence, field)
         steps = range(1, len(values) + 1)
-        axes.plot(steps, values, label=sequence.name, **_style(index))
+        axes.plot(steps, values, label=_text(sequence.name), **_style(index))
     longest = max(len(getattr(sequence, field)) for sequence in report.sequences)
     axes.set_xticks(range(1, longest + 1, max(1, longest // 10)))
     axes.set_xlabel("steps ahead")
@@ -199,7 +207,9 @@ def _table(report: ImagineReport) -> Table:
     if report.samples:
         header.append("spread at the end")
     rows = []
-    order = sorted(report.sequences, key=lambda s: s.energies[-1]) if goal else report.sequences
+    order = list(report.sequences)
+    if goal:
+        order.sort(key=lambda s: s.energies[-1] if math.isfinite(s.energies[-1]) else math.inf)
     for sequence in order:
         moved = np.linalg.norm(np.subtract(sequence.points[-1], sequence.points[0]))
         row = [sequence.name, str(len(sequence.actions)), f"{moved:.3g}"]
@@ -213,11 +223,11 @@ def _table(report: ImagineReport) -> Table:
 
 
 def _slices(report: LandscapeReport) -> bytes:
-    energies, values = np.array(report.energies), np.array(report.values)
+    energies, values = _energies(report), np.array(report.values)
     per_row = min(3, len(values))
     lines = -(-len(values) // per_row)
     figure, panels = _figure(per_row, 2.3 * lines + 0.2, lines=lines)
-    low, high = energies.min(), energies.max()
+    low, high = float(energies.min()), float(energies.max())
     lowest = np.unravel_index(int(np.argmin(energies)), energies.shape)
     image = None
     for index, axes in enumerate(panels):
@@ -227,7 +237,7 @@ def _slices(report: LandscapeReport) -> bytes:
         image = _heat(axes, energies[:, :, index], values, low, high)
         if index == lowest[2]:
             _cross(axes, values[lowest[0]], values[lowest[1]])
-        axes.set_title(f"{report.axes[2]} {values[index]:+.3g}", fontsize=8.5)
+        axes.set_title(f"{_text(report.axes[2])} {values[index]:+.3g}", fontsize=8.5)
         axes.set_xlabel(_axis(report, 0))
         if index % per_row == 0:
             axes.set_ylabel(_axis(report, 1))
@@ -236,11 +246,11 @@ def _slices(report: LandscapeReport) -> bytes:
 
 
 def _means(report: LandscapeReport) -> bytes:
-    energies, values = np.array(report.energies), np.array(report.values)
+    energies, values = _energies(report), np.array(report.values)
     figure, panels = _figure(3, 2.5)
     pairs = ((0, 1), (0, 2), (1, 2))
     means = [energies.mean(axis=3 - first - second) for first, second in pairs]
-    low, high = min(mean.min() for mean in means), max(mean.max() for mean in means)
+    low, high = min(float(m.min()) for m in means), max(float(m.max()) for m in means)
     image = None
     for axes, mean, (first, second) in zip(panels, means, pairs, strict=True):
         image = _heat(axes, mean, values, low, high)
@@ -250,6 +260,11 @@ def _means(report: LandscapeReport) -> bytes:
         axes.set_ylabel(_axis(report, second))
     _bar(figure, image, panels)
     return _svg(figure)
+
+
+def _energies(report: LandscapeReport) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
+    """Energies (s, s, s); those of predictions that diverged are masked, and stay blank."""
+    return np.ma.masked_invalid(np.array(report.energies, np.float64))
 
 
 def _heat(
@@ -292,7 +307,7 @@ def _bar(figure: Figure, image: Any, panels: list[Axes]) -> None:
 def _axis(report: LandscapeReport, index: int) -> str:
     # A list of units is for all numbers of the action, too long for a label.
     single = report.units and "," not in report.units
-    return report.axes[index] + (f", {report.units}" if single else "")
+    return _text(report.axes[index] + (f", {report.units}" if single else ""))
 
 
 def _lowest(report: LandscapeReport) -> Table:
@@ -319,6 +334,15 @@ def _label(report: ImagineReport, sequence: SequenceReport) -> str:
         return sequence.name
     mark = ", nearest" if sequence.name == report.best else ""
     return f"{sequence.name} (energy {sequence.energies[-1]:.3g}{mark})"
+
+
+def _text(foreign: str) -> str:
+    """A name from a bundle or a file as it stands: matplotlib reads formulas between dollars."""
+    return printable(foreign).replace("$", r"\$")
+
+
+def _finite(one: EllipseReport) -> bool:
+    return all(map(math.isfinite, (*one.center, *one.half_axes, one.angle)))
 
 
 def _numbered(steps: int) -> list[int]:

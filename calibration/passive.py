@@ -46,15 +46,20 @@ def _expected(episodes: Episodes) -> NDArray[np.float32] | None:
     masked = [episode.masked for episode in episodes if episode.masked is not None]
     if not masked:
         return None
-    energies = np.concatenate(masked).astype(np.float64)
-    hidden = ~np.isnan(energies).all(axis=0)
-    if not np.isfinite(energies[:, hidden]).all() or not hidden.any():
+    tokens = masked[0].shape[1]
+    total, hidden, broken = np.zeros(tokens), np.zeros(tokens, bool), np.zeros(tokens, bool)
+    for energies in masked:  # one episode at a time: all of them may not fit into memory
+        finite = np.isfinite(energies)
+        hidden |= ~np.isnan(energies).all(axis=0)
+        broken |= ~finite.all(axis=0)
+        total += np.where(finite, energies, np.float32(0.0)).sum(axis=0, dtype=np.float64)
+    if (broken & hidden).any() or not hidden.any():
         raise CalibrationError(
             f"masked energies of {int(hidden.sum())} tokens hold numbers that are not finite, "
             "expected finite ones of one token or more; check the exported mask predictor"
         )
-    expected = np.zeros(energies.shape[1])
-    expected[hidden] = energies[:, hidden].mean(axis=0)
+    expected = np.zeros(tokens)
+    expected[hidden] = total[hidden] / sum(len(energies) for energies in masked)
     # A token that is predicted perfectly would divide by nothing.
     expected[hidden] = np.maximum(expected[hidden], 1e-6 * expected.max() + 1e-12)
     return expected.astype(np.float32)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import msgspec
 
 from jepa_edge.errors import CheckpointError, MissingDependencyError
-from jepa_edge.export.families import find_family
+from jepa_edge.export.families import find_family, lookalikes
 from jepa_edge.export.families.base import Checkpoint, LoadedModel
 from jepa_edge.export.shards import find_index, weights_sha256
 from jepa_edge.export.weights import read_state_dict
@@ -44,24 +45,35 @@ def open_checkpoint(path: Path, spec: Path | None = None) -> Checkpoint:
 
 
 def load_model(checkpoint: Checkpoint, wanted: str | None = None) -> LoadedModel:
-    """Build the model of an opened checkpoint. wanted: its family, where the user gave it.
+    """Build the model of an opened checkpoint. wanted: its family, before what --spec says.
 
-    Raises CheckpointError when it is of no family, or does not fit the one that it is of.
+    Raises CheckpointError when it is of no family, or does not fit the one that it is of;
+    InputError for a name that no family has.
     """
-    stated = checkpoint.spec.get("family")
-    family = find_family(
-        checkpoint.tensors,
-        checkpoint.config,
-        str(checkpoint.weights),
-        wanted if wanted is not None or not isinstance(stated, str) else stated,
-    )
-    return family.load(checkpoint)
+    stated: object = checkpoint.spec.get("family")
+    if "family" in checkpoint.spec and not isinstance(stated, str):
+        raise CheckpointError(
+            f"--spec: family is {stated!r}, expected a name in quotes; correct it"
+        )
+    if wanted is None and isinstance(stated, str):
+        wanted = stated
+    family = find_family(checkpoint.tensors, checkpoint.config, str(checkpoint.weights), wanted)
+    try:
+        return family.load(checkpoint)
+    except CheckpointError as error:
+        likely = lookalikes(checkpoint.tensors, checkpoint.config, family)
+        if not likely or any(f"--family {name}" in str(error) for name in likely):
+            raise
+        raise CheckpointError(
+            f"{error}; it looks like {' or '.join(likely)}: pass --family {likely[0]}"
+        ) from error
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a JSON or TOML file. Raises CheckpointError when it is missing or damaged."""
     try:
-        payload = path.read_bytes()
+        # Some editors put a byte order mark in front.
+        payload = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         if path.suffix == ".toml":
             return msgspec.toml.decode(payload, type=dict[str, Any])
         return msgspec.json.decode(payload, type=dict[str, Any])

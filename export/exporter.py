@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import importlib.metadata
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +28,7 @@ from jepa_edge.export.options import (
 )
 from jepa_edge.export.page import write_export_page
 from jepa_edge.export.parity import MIN_FP32_DB, HeldOut, compare_variants, judge
+from jepa_edge.export.provenance import provenance
 from jepa_edge.export.reference import TorchReference
 from jepa_edge.export.sensitivity import min_cosine
 from jepa_edge.export.shards import weights_sha256
@@ -255,7 +254,7 @@ def _check_budget(reports: dict[str, VariantReport], max_error: float) -> None:
 
 
 def _foreseen_warnings(out: Path, model: LoadedModel, data: ExportData, judged: int) -> list[str]:
-    warnings = []
+    warnings = list(model.notes)
     if model.assumed:
         warnings.append(
             f"the checkpoint does not say {', '.join(model.assumed)}; the released models' "
@@ -361,17 +360,10 @@ def _data_report(recording: Recording | None, data: ExportData, judged: int) -> 
     )
 
 
-def _provenance(
-    checkpoint: Checkpoint, model: LoadedModel, options: ExportOptions
-) -> Provenance:
-    digests = [checkpoint.sha256, *(weights_sha256(path) for path in model.also_read)]
-    both = hashlib.sha256("".join(digests).encode()).hexdigest()
-    installed = {d.name.lower(): d.version for d in importlib.metadata.distributions() if d.name}
-    tools = {tool: installed[tool] for tool in _TOOLS if tool in installed}
-    return Provenance(
-        checkpoint=str(checkpoint.path),
-        checkpoint_sha256=both if model.also_read else checkpoint.sha256,
-        created_utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+def _provenance(checkpoint: Checkpoint, model: LoadedModel, options: ExportOptions) -> Provenance:
+    return provenance(
+        str(checkpoint.path),
+        [checkpoint.sha256, *(weights_sha256(path) for path in model.also_read)],
         command=options.command,
-        tools=tools,
+        tools=_TOOLS,
     )

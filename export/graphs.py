@@ -20,13 +20,11 @@ from torch import Tensor, nn
 
 from jepa_edge.errors import ExportError
 from jepa_edge.export.families.lewm import ActionEmbedder, ConditionalBlock, LeWM, Mlp
+from jepa_edge.export.families.pixels import PIXEL_SCALE, frozen_linear, patch_linear
 from jepa_edge.export.families.vit import ViTLayer
 
 MASKED = -1e4
 """Added to masked attention logits: exp underflows to zero, and FP16 still holds the number."""
-
-PIXEL_SCALE = 128.0
-"""Pixels enter the first layer as p / 128 - 1, exact in FP16, and in INT8 at scale 1/128."""
 
 
 class EncoderGraph(nn.Module):
@@ -38,7 +36,7 @@ class EncoderGraph(nn.Module):
         vit, config = model.encoder, model.config
         self.size, self.patch = config.image_size, config.patch_size
         conv = vit.embeddings.patch_embeddings.projection
-        self.patch_embed = _patch_linear(conv, mean, std)
+        self.patch_embed = patch_linear(conv, mean, std)
         position = vit.embeddings.position_embeddings.detach()[0]
         self.cls_token = nn.Parameter(
             vit.embeddings.cls_token.detach()[0] + position[:1], requires_grad=False
@@ -174,9 +172,9 @@ class PredictorBlock(nn.Module):
         inner = attention.to_qkv.out_features // 3
         q, k, v = attention.to_qkv.weight.detach().chunk(3)
         q = q * (inner // self.heads) ** -0.5
-        self.qkv = _linear(torch.cat((q, k, v)), None) if not last_token_only else None
-        self.q = _linear(q, None) if last_token_only else None
-        self.kv = _linear(torch.cat((k, v)), None) if last_token_only else None
+        self.qkv = frozen_linear(torch.cat((q, k, v)), None) if not last_token_only else None
+        self.q = frozen_linear(q, None) if last_token_only else None
+        self.kv = frozen_linear(torch.cat((k, v)), None) if last_token_only else None
         self.out = attention.to_out[0] if isinstance(attention.to_out, nn.Sequential) else None
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.attention_norm = attention.norm
@@ -226,7 +224,7 @@ class FoldedMlp(nn.Module):
             shift = -norm.running_mean.double() * scale + norm.bias.detach().double()
         weight = first.weight.detach().double() * scale[:, None]
         bias = _bias(first).double() * scale + shift
-        merged = _linear(weight, bias)
+        merged = frozen_linear(weight, bias)
         self.fc1 = _compose(before, merged) if isinstance(before, nn.Linear) else merged
         self.fc2 = second
 
@@ -249,15 +247,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = N
     return mixed.transpose(1, 2).reshape(-1, q.shape[2], heads * head_dim)
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """Make a float32 linear layer of a weight (out, in) and an optional bias (out,)."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    linear.weight = nn.Parameter(weight.detach().float().contiguous(), requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias.detach().float().contiguous(), requires_grad=False)
-    return linear
-
-
 def _bias(linear: nn.Linear) -> Tensor:
     if linear.bias is None:
         return torch.zeros(linear.out_features)
@@ -265,12 +254,12 @@ def _bias(linear: nn.Linear) -> Tensor:
 
 
 def _scaled(linear: nn.Linear, factor: float) -> nn.Linear:
-    return _linear(linear.weight.detach() * factor, _bias(linear) * factor)
+    return frozen_linear(linear.weight.detach() * factor, _bias(linear) * factor)
 
 
 def _stack(linears: Sequence[nn.Linear]) -> nn.Linear:
     """One linear layer whose outputs are those of the given ones, one after the other."""
-    return _linear(
+    return frozen_linear(
         torch.cat([linear.weight.detach() for linear in linears]),
         torch.cat([_bias(linear) for linear in linears]),
     )
@@ -279,26 +268,10 @@ def _stack(linears: Sequence[nn.Linear]) -> nn.Linear:
 def _compose(first: nn.Linear, second: nn.Linear) -> nn.Linear:
     """One linear layer for `second(first(x))`, multiplied out in float64."""
     outer = second.weight.detach().double()
-    return _linear(
+    return frozen_linear(
         outer @ first.weight.detach().double(),
         outer @ _bias(first).double() + _bias(second).double(),
     )
-
-
-def _patch_linear(conv: nn.Conv2d, mean: Sequence[float], std: Sequence[float]) -> nn.Linear:
-    """Make the patch convolution linear on pixels p / 128 - 1, in (row, column, channel) order.
-
-    A normalized pixel is (p / 255 - mean) / std = (p / 128 - 1) * 128 / (255 std)
-    + (128 / 255 - mean) / std, so that the normalization is a scale and a bias per channel.
-    """
-    weight = conv.weight.detach().double().permute(0, 2, 3, 1)  # (out, row, column, channel)
-    std64 = torch.tensor(std, dtype=torch.float64)
-    ratio = PIXEL_SCALE / 255.0
-    offset = (ratio - torch.tensor(mean, dtype=torch.float64)) / std64
-    bias = (weight * offset).sum(dim=(1, 2, 3))
-    if conv.bias is not None:
-        bias = bias + conv.bias.detach().double()
-    return _linear((weight * (ratio / std64)).flatten(1), bias)
 
 
 def _action_linears(embedder: ActionEmbedder, cond_proj: nn.Module) -> tuple[nn.Linear, nn.Linear]:
@@ -306,7 +279,7 @@ def _action_linears(embedder: ActionEmbedder, cond_proj: nn.Module) -> tuple[nn.
     pointwise, hidden, out = embedder.patch_embed, embedder.embed[0], embedder.embed[2]
     assert isinstance(hidden, nn.Linear)
     assert isinstance(out, nn.Linear)
-    first = _linear(pointwise.weight.detach().squeeze(-1), pointwise.bias)
+    first = frozen_linear(pointwise.weight.detach().squeeze(-1), pointwise.bias)
     last = _compose(out, cond_proj) if isinstance(cond_proj, nn.Linear) else out
     return _compose(first, hidden), last
 
@@ -316,7 +289,7 @@ def _noise_linear(noise: nn.Linear | None, cond_proj: nn.Module) -> nn.Linear | 
     if noise is None or not isinstance(cond_proj, nn.Linear):
         return noise
     weight = cond_proj.weight.detach().double() @ noise.weight.detach().double()
-    return _linear(weight, None)
+    return frozen_linear(weight, None)
 
 
 def _modulation(blocks: Sequence[ConditionalBlock]) -> nn.Linear:
@@ -327,5 +300,5 @@ def _modulation(blocks: Sequence[ConditionalBlock]) -> nn.Linear:
         assert isinstance(linear, nn.Linear)
         bias = _bias(linear).clone().reshape(6, -1)
         bias[[1, 4]] += 1.0  # shift, scale, gate of the attention, then of the MLP
-        linears.append(_linear(linear.weight, bias.flatten()))
+        linears.append(frozen_linear(linear.weight, bias.flatten()))
     return _stack(linears)

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import importlib.metadata
 import shutil
 import time
 from collections.abc import Mapping
@@ -34,6 +31,7 @@ from jepa_edge.export.import_onnx_predictor import FittedPredictor, fit_predicto
 from jepa_edge.export.import_onnx_report import ImportReport
 from jepa_edge.export.import_onnx_spec import ImportSpec, read_spec
 from jepa_edge.export.profile import realized_precisions
+from jepa_edge.export.provenance import provenance
 from jepa_edge.golden import GOLDEN_NAME, Golden
 from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import (
@@ -92,6 +90,11 @@ def import_onnx(out: Path, options: ImportOptions, progress: Progress = silent) 
     """
     begun = time.perf_counter()
     spec = read_spec(options.spec)
+    spec.check_used(
+        options.spec,
+        predictor=options.predictor is not None,
+        masks=options.mask_predictor is not None,
+    )
     masks = None if options.masks is None else read_masks(options.masks)
     progress("reading the graphs", 0, 1)
     encoder = fit_encoder(
@@ -173,11 +176,6 @@ def _fit_others(
     if options.predictor is not None:
         file = read_graph(options.predictor, "predictor")
         predictor = fit_predictor(file, spec, options.spec, encoder.latent)
-    elif spec.action:
-        raise InputError(
-            f"{options.spec} has [action], but no predictor was given; pass --predictor, or leave "
-            "the section out for a model that takes no actions"
-        )
     if options.mask_predictor is not None and masks is not None:
         mask_predictor = fit_mask_predictor(
             read_graph(options.mask_predictor, "mask_predictor"),
@@ -288,12 +286,9 @@ def _provenance(options: ImportOptions) -> Provenance:
         for path in (options.encoder, options.predictor, options.mask_predictor)
         if path is not None
     ]
-    digests = "".join(sha256_file(path) for path in files)
-    installed = {d.name.lower(): d.version for d in importlib.metadata.distributions() if d.name}
-    return Provenance(
-        checkpoint=", ".join(str(path) for path in files),
-        checkpoint_sha256=hashlib.sha256(digests.encode()).hexdigest(),
-        created_utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    return provenance(
+        ", ".join(str(path) for path in files),
+        [sha256_file(path) for path in files],
         command=options.command,
-        tools={tool: installed[tool] for tool in _TOOLS if tool in installed},
+        tools=_TOOLS,
     )

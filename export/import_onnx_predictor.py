@@ -116,6 +116,12 @@ def _fit_history(
             f"{window}; correct the spec"
         )
     window = window or given
+    fewest = spec.model.min_history
+    if window is not None and (fewest or 1) > window:
+        raise InputError(
+            f"{where} [model] says min_history = {fewest}, expected at most {window}, the history; "
+            "correct the spec"
+        )
     if window is None:
         raise InputError(
             f"{where} [model] lacks history: {file.path} takes any number of latents, "

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import math
+import codecs
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from jepa_edge.errors import InputError
+from jepa_edge.export.families import check_family_name
 from jepa_edge.manifest import (
     ActionSpec,
     LatentSpec,
@@ -77,7 +78,35 @@ class ImportSpec(_Strict, frozen=True, kw_only=True):
     wrap: WrapSection = WrapSection()
     rename: dict[str, dict[str, str]] = {}
 
+    def check_used(self, where: Path, *, predictor: bool, masks: bool) -> None:
+        """Raise InputError where the file says something that no given graph has a use for."""
+        model = self.model
+        checks = (
+            (predictor, "[action]", bool(self.action), "--predictor"),
+            (predictor, "[wrap]", self.wrap != WrapSection(), "--predictor"),
+            (predictor, "[model] history", model.history is not None, "--predictor"),
+            (predictor, "[model] min_history", model.min_history is not None, "--predictor"),
+            (masks, "[masks]", self.masks != MaskSection(), "--mask-predictor"),
+        )
+        for there, what, said, option in checks:
+            if said and not there:
+                raise InputError(
+                    f"{where} has {what}, but no {option[2:].replace('-', ' ')} was given; pass "
+                    f"{option}, or leave it out"
+                )
+        given = {"encoder": True, "predictor": predictor, "mask_predictor": masks}
+        for part in self.rename:
+            if not given[part]:
+                raise InputError(
+                    f"{where} has [rename.{part}], but no such graph was given; pass "
+                    f"--{part.replace('_', '-')}, or leave it out"
+                )
+
     def __post_init__(self) -> None:
+        try:
+            check_family_name(self.model.family)
+        except InputError as error:
+            raise ValueError(str(error)) from error
         unknown = sorted(set(self.rename) - set(PARTS))
         if unknown:
             raise ValueError(
@@ -88,11 +117,17 @@ class ImportSpec(_Strict, frozen=True, kw_only=True):
 def read_spec(path: Path) -> ImportSpec:
     """Read a spec. Raises InputError when it is missing, no TOML, or holds what nobody reads."""
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=ImportSpec)
+        # Some editors put a byte order mark in front.
+        payload = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        return msgspec.toml.decode(payload, type=ImportSpec)
     except FileNotFoundError as error:
         raise InputError(
             f"{path} does not exist; `jepa-edge import-onnx ... --write-spec {path}` writes one "
             "to fill in"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"cannot read the import spec {path} ({error.strerror}); pass a TOML file"
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(
@@ -111,19 +146,11 @@ def complete(
     for name, value in found.items():
         if name in given and given[name] != value:
             raise InputError(
-                f"{where} says {name} = {given[name]}, the graph has {value}; correct the spec, or "
-                "pass the graph that belongs to it"
+                f"{where} says {name} = {given[name]!r}, the graph has {value!r}; correct "
+                "the spec, or pass the graph that belongs to it"
             )
     try:
-        spec = msgspec.convert({**found, **given}, kind)
+        return msgspec.convert({**found, **given}, kind)
     except msgspec.ValidationError as error:
         missing = next((hint for name, hint in _HINTS.items() if f"`{name}`" in str(error)), "")
         raise InputError(f"{where}: {error}{missing and '; ' + missing}") from error
-    for field in msgspec.structs.fields(kind):
-        value = getattr(spec, field.name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
-            raise InputError(f"{where}: {field.name} holds NaN or infinity; give finite numbers")
-    if any(std <= 0.0 for std in getattr(spec, "std", ())):
-        raise InputError(f"{where}: std holds numbers that are not positive; it divides")
-    return spec

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from jepa_edge.errors import ExportError, MissingDependencyError
+from jepa_edge.errors import ExportError, JepaEdgeError, MissingDependencyError
 from jepa_edge.export.families.base import GraphModule
 from jepa_edge.export.onnx_graph import unshare_small_initializers, weighted_nodes
 from jepa_edge.export.quiet import quiet
 
 OPSET = 20
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -66,31 +68,10 @@ def export_module(
                 "onnxslim is needed to export; pip install 'jepa-edge[export]'"
             ) from error
         axes = {name: {0: "batch"} for name in example} if axes is None else axes
-        dims = {name: torch.export.Dim(name) for part in axes.values() for name in part.values()}
-        try:
-            program = torch.onnx.export(
-                module.eval(),
-                tuple(example.values()),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(example),
-                output_names=[output],
-                dynamic_shapes=tuple(
-                    {axis: dims[dim] for axis, dim in axes[name].items()} for name in example
-                ),
-                external_data=False,
-                verbose=False,
-            )
-            assert program is not None
-            model = program.model_proto
+        with told(module):
+            model = torch_program(module, example, output, axes, external_data=False).model_proto
             _name_layers(model)
             model = onnxslim.slim(model)
-        except Exception as error:  # torch and onnxslim raise types of their own
-            raise ExportError(
-                f"torch.onnx cannot export {type(module).__name__}: "
-                f"{str(error).strip().splitlines()[0]}; install the versions of the extra "
-                "`export`, and report it if it stays"
-            ) from error
     unshare_small_initializers(model)
     del model.graph.value_info[:]
     model.producer_name = "jepa-edge"
@@ -98,15 +79,65 @@ def export_module(
     return model
 
 
+def torch_program(
+    module: nn.Module,
+    example: Mapping[str, Tensor],
+    output: str,
+    axes: Mapping[str, Mapping[int, str]],
+    *,
+    external_data: bool,
+) -> Any:
+    """Return torch's ONNXProgram of a module; arguments as of `export_module`."""
+    dims = {name: torch.export.Dim(name) for part in axes.values() for name in part.values()}
+    program = torch.onnx.export(
+        module.eval(),
+        tuple(example.values()),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=list(example),
+        output_names=[output],
+        dynamic_shapes=tuple(
+            {axis: dims[dim] for axis, dim in axes[name].items()} for name in example
+        ),
+        external_data=external_data,
+        verbose=False,
+    )
+    assert program is not None
+    return program
+
+
+@contextlib.contextmanager
+def told(module: nn.Module) -> Iterator[None]:
+    """Turn what torch and the ONNX tools raise, types of their own, into an ExportError."""
+    try:
+        yield
+    except JepaEdgeError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(
+            f"torch.onnx cannot export {type(module).__name__}: {lines[0]}; install the versions "
+            "of the extra `export`, and report it if it stays"
+        ) from error
+
+
+def module_name(metadata: Mapping[str, str]) -> str | None:
+    """Return the torch module that a node is of, from the node's metadata; None for the outermost.
+
+    Torch notes the scopes from the outside in, the operator's own last.
+    """
+    path = [scope for scope in ast.literal_eval(metadata.get(_SCOPES, "[]")) if scope]
+    return path[-2] if len(path) > 1 else None
+
+
 def _name_layers(model: Any) -> None:
     """Name each weighted node after its torch module, and its weight likewise, in place."""
     for node in weighted_nodes(model):
-        scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), "[]")
-        path = [scope for scope in ast.literal_eval(scopes) if scope]
-        if len(path) < 2:
+        name = module_name({p.key: p.value for p in node.metadata_props})
+        if name is None:
             continue
-        node.name = path[-2]
-        old, new = node.input[1], f"{path[-2]}.weight"
+        node.name = name
+        old, new = node.input[1], f"{name}.weight"
         for tensor in model.graph.initializer:
             if tensor.name == old:
                 tensor.name = new

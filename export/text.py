@@ -134,7 +134,8 @@ def read_bank(bank: Path, labels: Path | None) -> tuple[NDArray[np.float32], tup
 def _read_labels(bank: Path, labels: Path | None, metadata: dict[str, str]) -> tuple[str, ...]:
     if labels is not None:
         try:
-            lines = labels.read_text("utf-8").splitlines()
+            # Not splitlines: it splits at U+0085 and more that labels may hold.
+            lines = labels.read_text("utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read the labels {labels}: {error}") from error
         return tuple(line.strip() for line in lines if line.strip())
@@ -174,8 +175,13 @@ def _read_head(path: Path, latent: LatentSpec) -> Any:
 
 
 def _export_head(path: Path, latent: LatentSpec) -> Any:
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is a truncated or damaged safetensors file ({error}); fetch it again"
+        ) from error
     head = load_text_predictor(read_state_dict(path), metadata, str(path))
     if head.query.shape[-1] != latent.dim:
         raise CheckpointError(

@@ -15,10 +15,12 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from jepa_edge.errors import CheckpointError
-from jepa_edge.export.families.loading import fill
+from jepa_edge.export.families.loading import fill, shape_of
 
 _HEAD_DIM = 64
-_SIZES = ("query", "fc1.weight", "fc2.weight")
+_CAUSE = (
+    "pass the weights of one jepa_edge.export.text_head.TextPredictor, or a head as an ONNX file"
+)
 
 
 class TextPredictor(nn.Module):
@@ -57,13 +59,10 @@ def load_text_predictor(
 
     Raises CheckpointError when tensors are missing, left over or do not fit together.
     """
-    missing = [name for name in _SIZES if name not in tensors]
-    if missing:
-        raise CheckpointError(
-            f"{where} lacks {missing[0]!r}, expected the weights of a "
-            "jepa_edge.export.text_head.TextPredictor; pass those, or an ONNX file"
-        )
-    dim = tensors["query"].shape[-1]
+    dim = shape_of(tensors, "query", 3, where, _CAUSE)[-1]
+    hidden_dim, embedding_dim = (
+        shape_of(tensors, name, 2, where, _CAUSE)[0] for name in ("fc1.weight", "fc2.weight")
+    )
     said = metadata.get("heads", str(max(1, dim // _HEAD_DIM)))
     heads = int(said) if said.isdecimal() else 0
     if not heads or dim % heads:
@@ -75,7 +74,7 @@ def load_text_predictor(
         model = TextPredictor(
             dim=dim,
             heads=heads,
-            hidden_dim=tensors["fc1.weight"].shape[0],
-            embedding_dim=tensors["fc2.weight"].shape[0],
+            hidden_dim=hidden_dim,
+            embedding_dim=embedding_dim,
         )
-    return fill(model, tensors, where, cause="pass the state dict of one TextPredictor")
+    return fill(model, tensors, where, cause=_CAUSE)

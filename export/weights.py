@@ -50,6 +50,15 @@ _TRAINER = frozenset(
 
 _MAX_NESTING = 4
 
+_CONVERT = (
+    "import sys, torch; "
+    "m = torch.load(sys.argv[1], map_location='cpu', weights_only=False); "
+    "torch.save(m.state_dict() if hasattr(m, 'state_dict') else m['state_dict'] "
+    "if 'state_dict' in m else {p: x.state_dict() for p, x in m.items() "
+    "if isinstance(x, torch.nn.Module)}, sys.argv[2])"
+)
+"""Writes the weights of a pickled module, or of a dict of modules and what else a trainer keeps."""
+
 StateDict = dict[str, Tensor]
 
 
@@ -153,17 +162,15 @@ def _pickled_objects(path: Path, error: Exception) -> str:
 
 def _way_out(path: Path) -> str:
     """Say how to get from a pickled module to its weights."""
-    name = path.name.removesuffix(".ckpt").removesuffix(".pt").removesuffix("_object")
+    name = re.sub(r"(_object)?(\.ckpt|\.pt|\.pth|\.pth\.tar)?$", "", path.name, count=1)
     name += "_weight.ckpt"
     if path.with_name(name).exists():  # released archives hold both
         return f"export {name} beside it instead"
-    script = (
-        f"import torch; m = torch.load('{path.name}', map_location='cpu', weights_only=False); "
-        f"torch.save(m['state_dict'] if isinstance(m, dict) else m.state_dict(), '{name}')"
-    )
+    given, made = shlex.quote(f"./{path.name}"), shlex.quote(f"./{name}")
     return (
         "if you trust it, convert it in the environment that made it: "
-        f'cd {shlex.quote(str(path.parent))} && python -c "{script}", then export {name}'
+        f'cd {shlex.quote(str(path.parent))} && python -c "{_CONVERT}" {given} {made}, '
+        f"then export {name}"
     )
 
 

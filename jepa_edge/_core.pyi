@@ -195,7 +195,7 @@ class Planner:
         high: Sequence[float],
         noise_beta: float,
         keep_elites: int,
-        momentum: float,
+        momentum: float | None,
         population_decay: float,
         deterministic: bool,
         temperature: float,

@@ -122,7 +122,10 @@ class Domain(_Strict, frozen=True, kw_only=True):
     """What the calibration episodes looked like; outside of it no guarantee holds.
 
     rate_hz: model steps per second. steps_min, steps_max: model steps per episode. action_low,
-    action_high: raw units, length A; empty in a model that takes no actions.
+    action_high: raw units, length A; empty in a model that takes no actions. state_low, state_high:
+    of the robot's own state, raw units, length S; empty in a model that takes none.
+    state_still_steps: the most steps of an episode over which the command changed and the state did
+    not, bit for bit (`domain_check.StillState`).
     """
 
     rate_hz: float
@@ -130,19 +133,27 @@ class Domain(_Strict, frozen=True, kw_only=True):
     steps_max: int
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
+    state_low: tuple[float, ...] = ()
+    state_high: tuple[float, ...] = ()
+    state_still_steps: Annotated[int, Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        _check_finite("domain", (self.rate_hz, *self.action_low, *self.action_high))
+        bounds = (*self.action_low, *self.action_high, *self.state_low, *self.state_high)
+        _check_finite("domain", (self.rate_hz, *bounds))
         if self.rate_hz <= 0.0 or not 1 <= self.steps_min <= self.steps_max:
             raise ValueError(
                 f"domain has {self.rate_hz:g} Hz and {self.steps_min} to {self.steps_max} steps, "
                 "expected a positive rate and 1 or more steps, ascending"
             )
-        if len(self.action_low) != len(self.action_high):
-            raise ValueError(
-                f"action_low has {len(self.action_low)} numbers and action_high "
-                f"{len(self.action_high)}, expected as many"
-            )
+        for name, low, high in (
+            ("action", self.action_low, self.action_high),
+            ("state", self.state_low, self.state_high),
+        ):
+            if len(low) != len(high):
+                raise ValueError(
+                    f"{name}_low has {len(low)} numbers and {name}_high {len(high)}, expected as "
+                    "many"
+                )
 
 
 class Calibration(_Strict, frozen=True, kw_only=True):
@@ -252,6 +263,13 @@ def read_calibration(bundle: Bundle, variant: str) -> Calibration:
         raise CalibrationError(
             f"{bundle.path / name} belongs to heads {calibration.heads_sha256[:12]}, "
             f"the bundle has {heads[:12]}; run `jepa-edge calibrate` again"
+        )
+    state = bundle.manifest.state
+    wanted, have = 0 if state is None else state.dim, len(calibration.domain.state_low)
+    if have != wanted:
+        raise CalibrationError(
+            f"{bundle.path / name} knows the range of {have} numbers of the robot's state, the "
+            f"model takes {wanted}; run `jepa-edge calibrate` again"
         )
     names = tuple(channel.name for channel in calibration.channels)
     expected = tuple(channel.name for channel in available(bundle.manifest))

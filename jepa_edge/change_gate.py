@@ -4,7 +4,9 @@
 Distance of two latents: every token is brought to mean 0 and variance 1 over its channels; then
 the root of the mean over tokens of 1 - correlation. 0 is no change, 1 is what two unrelated latents
 have, whatever the family's scale; a change of a few of many tokens counts as the root of their
-share.
+share. A token of one or two compared channels, or whose channels are all equal, has no correlation:
+instead of 1 - correlation it counts |a - b|^2 / (|a|^2 + |b|^2), which for small changes is half
+the square of the relative change.
 
 VL-JEPA (https://arxiv.org/abs/2512.10942) cuts a recorded embedding stream into segments of little
 variance and decodes the average of each. That needs the end of a segment; a robot does not have it.
@@ -14,7 +16,7 @@ This gate looks at the past only, publishes at the first frame of a change, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,12 @@ KEEPALIVE_S = 5.0
 LARGEST = math.sqrt(2.0)
 """The distance of opposite latents: no threshold above it ever opens."""
 
-_TINY = 1e-12
+_CORRELATED = 3
+"""Fewest channels whose correlation is more than a sign."""
+_EQUAL = 1e-6
+"""Channels that vary by less than this share of their size do so by float32's rounding."""
+_BLOCK = 1 << 20
+"""Numbers that are turned to float64 at once: squares of float32 may overflow."""
 _HALVINGS = 24
 
 
@@ -104,17 +111,44 @@ class ChangeGate:
 def standardized(
     latent: NDArray[np.float32], compared: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
-    """Bring each token of (..., N, D) to mean 0 and variance 1; a constant token becomes 0."""
+    """Bring each token of (..., N, D) to mean 0 and variance 1, as `distance` takes them.
+
+    A token of one or two channels stays as it is; one of equal channels has their mean in each.
+    """
     if compared is not None:
         latent = latent[..., : compared[0], : compared[1]]
-    centered = latent - latent.mean(axis=-1, keepdims=True)
-    scale = np.sqrt(np.square(centered).mean(axis=-1, keepdims=True))
-    return np.asarray(centered / np.maximum(scale, _TINY), np.float32)
+    values = np.array(latent, np.float32)
+    if values.shape[-1] < _CORRELATED:
+        return values
+    tokens = values.reshape(-1, values.shape[-1])
+    for part in _parts(tokens):
+        exact = tokens[part].astype(np.float64)
+        mean = exact.mean(axis=-1, keepdims=True)
+        size = np.sqrt(np.square(exact).mean(axis=-1, keepdims=True))
+        exact -= mean
+        scale = np.sqrt(np.square(exact).mean(axis=-1, keepdims=True))
+        equal = scale <= _EQUAL * size
+        tokens[part] = np.where(equal, mean, exact / np.where(equal, 1.0, scale))
+    return values
 
 
 def distance(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
     """Return the distance of two standardized latents, 0 to the root of 2."""
-    return math.sqrt(0.5 * float(np.square(first - second).mean()))
+    dim = first.shape[-1]
+    ours, theirs = first.reshape(-1, dim), second.reshape(-1, dim)
+    total = 0.0
+    for part in _parts(ours):
+        a, b = ours[part].astype(np.float64), theirs[part].astype(np.float64)
+        # Standardized tokens have the square norm D: of those this is 1 - correlation.
+        sizes = np.square(a).sum(axis=-1) + np.square(b).sum(axis=-1)
+        apart = np.square(a - b).sum(axis=-1)
+        total += float((apart / np.where(sizes > 0.0, sizes, 1.0)).sum())
+    return math.sqrt(total / len(ours))
+
+
+def _parts(tokens: NDArray[np.float32]) -> Iterator[slice]:
+    rows = max(1, _BLOCK // tokens.shape[-1])
+    return (slice(start, start + rows) for start in range(0, len(tokens), rows))
 
 
 def choose_threshold(

@@ -17,7 +17,8 @@ class ClipBuffer:
     """Gathers camera frames; every `hop` of them make a clip, from the first whole one on.
 
     `hop` is a multiple of `stride`, so only every `stride`-th frame since the start is ever seen by
-    the model: the ring holds `spec.frames` pictures, allocated with the first push.
+    the model, and where `hop` is more than `span`, only the first `span` of every `hop`: the ring
+    holds `spec.frames` pictures, allocated with the first push.
     """
 
     def __init__(self, spec: ClipSpec) -> None:
@@ -32,13 +33,21 @@ class ClipBuffer:
     @property
     def fits_next(self) -> bool:
         """Whether any clip shows the next frame: of the others the pixels do not matter."""
-        return self._pushed % self.spec.stride == 0
+        index = self._pushed
+        return in_a_clip(index, self.spec) and index % self.spec.hop % self.spec.stride == 0
 
     def skip(self) -> None:
         """Count a frame that no clip shows, without its pixels. Raises InputError for another."""
         if self.fits_next:
             raise InputError("the next frame is part of a clip, expected its pixels; push it")
         self._pushed += 1
+
+    def skip_lost(self, count: int) -> bool:
+        """Count frames that never came, if no clip spans any of them; return whether that is so."""
+        if not between_clips(self._pushed, count, self.spec):
+            return False
+        self._pushed += count
+        return True
 
     def push(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """Take a camera frame, (H, W, 3) uint8; return the clip (F, H, W, 3) that it ends, if any.
@@ -79,6 +88,19 @@ def clips_of(frames: NDArray[np.uint8], spec: ClipSpec) -> Iterator[tuple[int, N
         clip = frames[newest - spec.span + 1 : newest + 1 : spec.stride]
         clip.flags.writeable = False
         yield newest, clip
+
+
+def in_a_clip(index: int, spec: ClipSpec) -> bool:
+    """Whether a clip spans this frame, counted from the first of the first clip: none spans what
+    lies between two clips where `hop` is more than `span`."""
+    return index % spec.hop < spec.span
+
+
+def between_clips(index: int, count: int, spec: ClipSpec) -> bool:
+    """Whether so many frames from this one on, counted as in `in_a_clip`, are in no clip's span."""
+    if count > spec.hop - spec.span:
+        return False
+    return not any(in_a_clip(index + k, spec) for k in range(count))
 
 
 def by_camera_frame(manifest: Manifest) -> Manifest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,34 +19,83 @@ _RATE_GAPS = 10
 """Gaps between stamps that the rate is the mean of: jitter of a third of a period moves it 5 %."""
 
 _ROUNDING = 1e-6
-"""Slack for an action that never varied, relative to its size: float32 keeps seven digits."""
+"""Slack for a number that never varied, relative to its size: float32 keeps seven digits."""
 
 
 _RATE_ROUNDING = 1e-4
 """Slack for the rate, relative: seconds since 1970 are good to 2.4e-7 s as float64."""
 
+_COMMANDED = 0.01
+"""Share of its calibrated range by which a command has to change to count as another one."""
+
+_LEAST_STILL = 5
+"""Steps under changing commands that a state may stand beyond what the calibration's did."""
+
+Vector = NDArray[np.generic]
+
+
+class StillState:
+    """Counts the steps over which the command changes and the robot's own state does not.
+
+    A source of states that is stuck repeats its last message, bit for bit. Steps whose command is
+    the one before prove nothing: a robot that is told to stand stands, and so does one that has
+    reached where it was told to go. So a constant command hides a stuck source.
+    """
+
+    def __init__(self, action_low: Sequence[float], action_high: Sequence[float]) -> None:
+        """action_low, action_high: the calibrated range, length A, raw units."""
+        low, high = np.asarray(action_low, np.float64), np.asarray(action_high, np.float64)
+        self._least = _COMMANDED * (high - low)
+        self.restart()
+
+    def count(self, state: Vector, action: Vector | None) -> int:
+        """Take the next step, its state (S,) and the action (A,) that led to it, None for the
+        first; return the steps so far."""
+        moved = self._state is None or not np.array_equal(state, self._state)
+        if moved:
+            self._steps = 0
+        elif action is not None and self._action is not None:
+            change = np.abs(np.subtract(action, self._action, dtype=np.float64))
+            self._steps += bool((change > self._least).any())
+        self._state = np.array(state)
+        self._action = None if action is None else np.array(action)
+        return self._steps
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self._state: Vector | None = None
+        self._action: Vector | None = None
+        self._steps = 0
+
 
 class DomainCheck:
-    """Holds actions and frame rate against the calibrated domain."""
+    """Holds actions, the robot's own state and frame rate against the calibrated domain."""
 
     def __init__(self, domain: Domain, tolerance: float) -> None:
-        """tolerance: how far outside is still inside, as a share of action range and of rate."""
-        low = np.asarray(domain.action_low, np.float64)
-        high = np.asarray(domain.action_high, np.float64)
-        slack = tolerance * (high - low) + _ROUNDING * np.maximum(np.abs(low), np.abs(high))
-        self._low, self._high = low - slack, high + slack
+        """tolerance: how far outside is still inside, as a share of the range of actions and
+        states, and of the rate."""
+        self._actions = _widened(domain.action_low, domain.action_high, tolerance)
+        self._states = _widened(domain.state_low, domain.state_high, tolerance)
+        self._still = StillState(domain.action_low, domain.action_high)
+        most = domain.state_still_steps
+        self._most_still = max(2 * most, most + _LEAST_STILL)
         self._rate_hz = domain.rate_hz
         self._tolerance = tolerance
         self._stamps_s: deque[float] = deque(maxlen=_RATE_GAPS + 1)
 
-    def check(self, stamp_s: float, action: NDArray[np.float32] | None) -> Reason:
+    def check(self, stamp_s: float, action: Vector | None, state: Vector | None = None) -> Reason:
         """Return OUT_OF_DOMAIN or nothing. action: (A,), raw units, finite; None for the first.
 
-        The rate is judged once _RATE_GAPS gaps without a restart have been seen.
+        state: (S,), raw units, finite; None in a model that takes none. The rate is judged once
+        _RATE_GAPS gaps without a restart have been seen.
         """
         self._stamps_s.append(stamp_s)
-        if action is not None and bool(((action < self._low) | (action > self._high)).any()):
+        still = 0 if state is None else self._still.count(state, action)
+        if still > self._most_still:
             return Reason.OUT_OF_DOMAIN
+        for values, (low, high) in ((action, self._actions), (state, self._states)):
+            if values is not None and bool(((values < low) | (values > high)).any()):
+                return Reason.OUT_OF_DOMAIN
         if len(self._stamps_s) > _RATE_GAPS:
             rate_hz = _RATE_GAPS / (self._stamps_s[-1] - self._stamps_s[0])
             if abs(rate_hz / self._rate_hz - 1.0) > self._tolerance + _RATE_ROUNDING:
@@ -53,8 +103,18 @@ class DomainCheck:
         return Reason(0)
 
     def restart(self) -> None:
-        """Forget the stamps."""
+        """Forget the stamps and the state."""
         self._stamps_s.clear()
+        self._still.restart()
+
+
+def _widened(
+    low: Sequence[float], high: Sequence[float], tolerance: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A range, each number's, with its tolerance."""
+    lows, highs = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    slack = tolerance * (highs - lows) + _ROUNDING * np.maximum(np.abs(lows), np.abs(highs))
+    return lows - slack, highs + slack
 
 
 class FalseAlarmBudget:

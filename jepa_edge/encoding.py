@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from jepa_edge.clip import clips_of
 from jepa_edge.errors import InputError
 from jepa_edge.manifest import ClipSpec
-from jepa_edge.passive import pool
+from jepa_edge.pooling import token_means
 from jepa_edge.recording import Episode
 from jepa_edge.world_model import WorldModel, encode_frames
+
+MAX_GAP_PERIODS = 1.75
+"""Camera periods between two frames; a longer gap has lost a frame, as in nodes/clips.py."""
 
 _BATCH = 8
 """Pictures that are encoded at once, where each is encoded again per mask pattern."""
@@ -38,9 +41,12 @@ class EncodedEpisode:
 def encode_episode(model: WorldModel, episode: Episode) -> EncodedEpisode:
     """Encode one episode with the model, in batches.
 
-    Raises InputError when it does not fit, or encodes to non-finite numbers.
+    Raises InputError when it does not fit, encodes to non-finite numbers, or, for a model of clips,
+    has a gap between its frames.
     """
     manifest = model.manifest
+    if manifest.observation.clip is not None:
+        _check_gaps(episode, manifest.observation.camera_rate_hz)
     steps = steps_of(len(episode.frames), manifest.observation.clip)
     if steps < 1:
         raise InputError(
@@ -59,6 +65,20 @@ def encode_episode(model: WorldModel, episode: Episode) -> EncodedEpisode:
             "drop it or check the exported encoder"
         )
     return EncodedEpisode(name=episode.name, latents=latents, actions=actions, masked=masked)
+
+
+def _check_gaps(episode: Episode, camera_rate_hz: float) -> None:
+    """Raise InputError when frames were lost within an episode: its clips would go over them."""
+    gaps = np.diff(episode.stamps_s) * camera_rate_hz
+    lost = np.flatnonzero(gaps > MAX_GAP_PERIODS)
+    if lost.size:
+        first = int(lost[0])
+        raise InputError(
+            f"episode {episode.name} has {lost.size} gaps between its frames, the first of "
+            f"{gaps[first]:.2f} camera periods after frame {first} at {episode.stamps_s[first]:g} "
+            f"s, expected at most {MAX_GAP_PERIODS}: a clip would go over it; drop the episode, or "
+            "record it again without losing frames"
+        )
 
 
 def steps_of(frames: int, clip: ClipSpec | None) -> int:
@@ -84,7 +104,7 @@ def _encode_passive(
     compared = model.manifest.latent.compared
     for frames, states in _batches(model, episode):
         latents = model.encode(frames, states)
-        pooled.append(pool(latents, compared))
+        pooled.append(token_means(latents, compared, np.float32))
         if model.has_masks:
             energies.append(model.masked_energy(frames, latents, states))
     return np.concatenate(pooled)[:, None], np.concatenate(energies) if energies else None

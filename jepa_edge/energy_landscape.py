@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,13 @@ from numpy.typing import NDArray
 
 from jepa_edge.chunks import rows_per_chunk
 from jepa_edge.errors import InputError
-from jepa_edge.planner import goal_energy
+from jepa_edge.planner import goal_energy, lowest
 from jepa_edge.world_model import WorldModel
+
+MAX_STEPS = 50
+"""Values per axis: 125000 predictions."""
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +24,7 @@ class Landscape:
     """Energies over a grid of actions.
 
     energies: (s, s, s) float32; [i, j, k] is that of values[i] along axes[0], values[j] along
-    axes[1], values[k] along axes[2], and 0 elsewhere. values: (s,) float32, raw action units.
+    axes[1], values[k] along axes[2], and 0 elsewhere; not finite where the prediction diverged. values: (s,) float32, raw action units.
     axes: which numbers of the action were varied.
     """
 
@@ -31,7 +35,7 @@ class Landscape:
     @property
     def best(self) -> tuple[float, float, float]:
         """The grid's action of lowest energy, along axes[0], axes[1], axes[2]."""
-        i, j, k = np.unravel_index(int(np.argmin(self.energies)), self.energies.shape)
+        i, j, k = np.unravel_index(lowest(self.energies), self.energies.shape)
         return float(self.values[i]), float(self.values[j]), float(self.values[k])
 
 
@@ -49,8 +53,9 @@ def energy_landscape(
     history: (T, N, D) float32, oldest first. past_actions: (T - 1, A) float32 raw units, between
     the history's latents. goal: (N, D) float32. axes: three numbers of the action, e.g. the
     displacement along x, y and z. extent: the grid reaches from -extent to +extent, raw units, in
-    `steps` values. The energy is the planner's (`goal_energy`, as the bundle says).
-    Raises InputError on other shapes, a grid that is none, or a model without actions.
+    `steps` values, at most 50. The energy is the planner's (`goal_energy`, as the bundle says).
+    Raises InputError on other shapes, a grid that is none, a model without actions, or one whose
+    predictions all diverged.
     Source: energy_landscape_example.ipynb of facebookresearch/vjepa2 (there extent 0.075, 5 steps).
     """
     manifest = model.manifest
@@ -59,9 +64,10 @@ def energy_landscape(
         raise InputError(
             f"axes are {axes}, expected three different ones from 0 to {action_dim - 1}"
         )
-    if steps < 2 or not (math.isfinite(extent) and extent > 0.0):
+    if not (2 <= steps <= MAX_STEPS and 0.0 < extent <= _LARGEST):
         raise InputError(
-            f"extent is {extent} and steps {steps}, expected a positive extent and 2 or more steps"
+            f"extent is {extent} and steps {steps}, expected a positive extent of float32 and 2 to "
+            f"{MAX_STEPS} steps"
         )
     if goal.shape != (latent.tokens, latent.dim):
         raise InputError(f"goal has shape {goal.shape}, expected {(latent.tokens, latent.dim)}")
@@ -84,5 +90,7 @@ def energy_landscape(
             np.repeat(history[None], len(actions), axis=0),
             np.concatenate([taken, actions[:, None]], axis=1),
         )
-        energies[start : start + rows] = goal_energy(predicted[:, None], goal, spec=latent)
+        with np.errstate(over="ignore", invalid="ignore"):
+            energies[start : start + rows] = goal_energy(predicted[:, None], goal, spec=latent)
+    lowest(energies)
     return Landscape(energies=energies.reshape(steps, steps, steps), values=values, axes=axes)

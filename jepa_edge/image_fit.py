@@ -18,9 +18,14 @@ from jepa_edge.manifest import ObservationSpec
 Fit = Literal["exact", "crop", "stretch"]
 Filter = Literal["bilinear", "bicubic"]
 Offset = Literal["round", "floor"]
-MODEL_FIT = "model"
-FITS: tuple[str, ...] = (MODEL_FIT, *get_args(Fit))
-"""What a user may choose; "model" is what the manifest says, or "exact" where it says nothing."""
+MODEL_FIT, CAMERA_FIT = "model", "camera"
+FITS: tuple[str, ...] = (MODEL_FIT, CAMERA_FIT, *get_args(Fit))
+"""What a user may choose; "model" is what the manifest says, or "exact" where it says nothing.
+"camera" is the same for what comes from a camera: a picture that happens to have the model's size
+is not taken for one that was fitted before."""
+
+_MAX_SIDE = 65535
+"""Of a picture that the resizer takes or makes (csrc/src/resize.cpp)."""
 
 
 def fit_to(
@@ -30,7 +35,9 @@ def fit_to(
 ) -> NDArray[np.uint8]:
     """Return a picture of the model's size, (height, width, 3) uint8, fitted as it was trained.
 
-    pixels: (H, W, 3) uint8; one of the model's size counts as fitted already. choice: one of FITS.
+    pixels: (H, W, 3) uint8; one of the model's size counts as fitted already, as those of
+    recordings are, unless the choice is "camera": then a fit by short_side scales and cuts it too,
+    as VJEPA2VideoProcessor does with every picture. choice: one of FITS.
     The middle of a fit by short_side begins at round(spare / 2), half to even, as torchvision's
     CenterCrop, or by `fit.offset` at its floor, as transformers' processors: another pixel in a
     fourth of all sizes. The longer side is int(short_side * long / short), as in both. The bytes
@@ -38,7 +45,9 @@ def fit_to(
     itself.
     Raises InputError for a picture of another type, or of a size that may not be changed.
     """
-    fit = spec.fit
+    fit, as_camera = spec.fit, choice == CAMERA_FIT
+    if as_camera:
+        choice = MODEL_FIT
     scaling: Filter = "bilinear" if fit is None else fit.filter
     if choice != MODEL_FIT or fit is None:
         geometry: Fit = "exact" if choice == MODEL_FIT else choice  # type: ignore[assignment]
@@ -47,7 +56,7 @@ def fit_to(
         geometry = "stretch" if fit.stretch else "crop"
         return fit_image(pixels, spec.height, spec.width, geometry, scaling)
     _check_picture(pixels)
-    if pixels.shape[:2] == (spec.height, spec.width):
+    if pixels.shape[:2] == (spec.height, spec.width) and not as_camera:
         return pixels
     return _scale_and_cut(pixels, spec.height, spec.width, fit.short_side, scaling, fit.offset)
 
@@ -108,9 +117,16 @@ def _scaled(
     window: tuple[int, int, int, int],
 ) -> NDArray[np.uint8]:
     """The window (top, left, height, width) of the picture scaled to (height, width)."""
+    have = pixels.shape[:2]
+    if max(*have, *size) > _MAX_SIDE:
+        raise InputError(
+            f"a picture of {have[0]} x {have[1]} pixels (height x width) would be scaled to "
+            f"{size[0]} x {size[1]}, expected sides of at most {_MAX_SIDE}; crop or shrink it "
+            "before"
+        )
     if pixels.strides[1:] != (3, 1):
         pixels = np.ascontiguousarray(pixels)
-    return _resizer(pixels.shape[:2], size, filter == "bicubic", window).resize(pixels)
+    return _resizer(have, size, filter == "bicubic", window).resize(pixels)
 
 
 def _check_picture(pixels: NDArray[np.uint8]) -> None:

@@ -12,18 +12,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.array_files import as_floats, read_array
 from jepa_edge.errors import InputError
 from jepa_edge.latent_map import LatentMap
 from jepa_edge.latent_variable import Sampler
 from jepa_edge.manifest import ActionSpec
-from jepa_edge.planner import goal_energy
+from jepa_edge.planner import goal_energy, lowest
+from jepa_edge.session_config import MAX_HORIZON
 from jepa_edge.world_model import WorldModel
 
 SIGMAS = 2.0
 INSIDE = 1.0 - math.exp(-0.5 * SIGMAS**2)
 """Share of a normal distribution in the plane that its 2-sigma ellipse holds: 86.5 %."""
 
+MAX_SAMPLES = 10_000
 _MAX_SEQUENCES = 64
+_MAX_FLOATS = 2**30
+"""Of all futures of one sequence: 4 GiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +67,12 @@ class Imagined:
 
     @property
     def best(self) -> Path2D | None:
-        """The path that ends nearest to the goal, None without one."""
-        ends = [
-            float(path.energies[-1]) if path.energies is not None else math.inf
-            for path in self.paths
-        ]
-        return None if self.goal is None else self.paths[int(np.argmin(ends))]
+        """The path that ends nearest to the goal, None without one.
+
+        Raises InputError when all of them diverged.
+        """
+        ends = [path.energies[-1] for path in self.paths if path.energies is not None]
+        return None if self.goal is None else self.paths[lowest(np.array(ends, np.float32))]
 
 
 def imagine(
@@ -85,13 +90,25 @@ def imagine(
     """Roll the model out under each sequence.
 
     history: (T, N, D) float32, oldest first. past_actions: (T - 1, A) float32, raw units, between
-    its latents. sampler: draws futures for the ellipses. samples: of each sequence. goal: (N, D).
-    Raises InputError: a model without actions, or a shape that is not the model's.
+    its latents. sequences: at most 64, of 1 to MAX_HORIZON steps. sampler: draws futures for the
+    ellipses. samples: of each sequence, 2 to MAX_SAMPLES. goal: (N, D).
+    Raises InputError: a model without actions, a shape that is not the model's, or too much at
+    once.
     """
     spec = model.manifest.latent
     width = model.manifest.require_action().dim
+    if history.shape != (len(history), spec.tokens, spec.dim) or past_actions.shape != (
+        len(history) - 1,
+        width,
+    ):
+        raise InputError(
+            f"history has shape {history.shape} and past_actions {past_actions.shape}, expected "
+            f"(T, {spec.tokens}, {spec.dim}) and (T - 1, {width})"
+        )
     if not sequences or len(sequences) > _MAX_SEQUENCES:
         raise InputError(f"got {len(sequences)} sequences, expected 1 to {_MAX_SEQUENCES}")
+    if not np.isfinite(history).all():
+        raise InputError("history is not finite; choose another frame, or check the state")
     if goal is not None and goal.shape != (spec.tokens, spec.dim):
         raise InputError(f"goal has shape {goal.shape}, expected {(spec.tokens, spec.dim)}")
     start = latent_map.project(history[-1], spec)
@@ -103,15 +120,14 @@ def imagine(
                 f"sequence {sequence.name!r} has shape {actions.shape}, expected (steps, {width}) "
                 "finite numbers, raw units"
             )
+        _check_size(len(actions), 0 if sampler is None else samples, spec.size)
         taken = np.concatenate([past_actions, actions]).astype(np.float32)
         latents = model.rollout(history[None], taken[None])[0]
         points = np.concatenate([start[None], latent_map.project(latents, spec)])
         energies = None
         if goal is not None:
-            ends = [
-                goal_energy(latents[None, : h + 1], goal, spec=spec)[0] for h in range(len(actions))
-            ]
-            energies = np.array(ends, np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):
+                energies = goal_energy(latents[:, None], goal, spec=spec)
         centers = covariances = spread = None
         if sampler is not None:
             futures = sampler.sample(history, taken, samples, seed)
@@ -137,8 +153,28 @@ def imagine(
     )
 
 
+def _check_size(steps: int, samples: int, floats: int) -> None:
+    """Raise InputError for a future that is too long, or more of them than memory is for."""
+    if not 1 <= steps <= MAX_HORIZON:
+        raise InputError(f"got a sequence of {steps} steps, expected 1 to {MAX_HORIZON}")
+    if samples and not 2 <= samples <= MAX_SAMPLES:
+        raise InputError(f"samples is {samples}, expected 2 to {MAX_SAMPLES}, or 0 for none")
+    if samples * steps * floats > _MAX_FLOATS:
+        most = _MAX_FLOATS // (steps * floats)
+        raise InputError(
+            f"{samples} samples of {steps} latents of {floats} numbers take "
+            f"{samples * steps * floats / 2**28:.0f} GiB, expected {_MAX_FLOATS // 2**28} at most; "
+            f"ask for {most if most > 1 else 0} samples, or fewer steps"
+        )
+
+
 def ellipse(covariance: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Half axes of the 2-sigma ellipse, the longer first, and its angle in radians."""
+    """Half axes of the 2-sigma ellipse, the longer first, and its angle in radians.
+
+    NaN where the covariance is not finite: a sampled future diverged.
+    """
+    if not np.isfinite(covariance).all():
+        return math.nan, math.nan, math.nan
     values, vectors = np.linalg.eigh(covariance)
     longer, shorter = (SIGMAS * math.sqrt(max(float(value), 0.0)) for value in values[::-1])
     return longer, shorter, math.atan2(float(vectors[1, 1]), float(vectors[0, 1]))
@@ -153,8 +189,8 @@ def builtin_sequences(
     nothing to hold. Zero is left out where it lies outside of the limits. In a block all commands
     are moved alike. Commands are cut at the limits.
     """
-    if horizon < 1:
-        raise InputError(f"horizon is {horizon}, expected 1 or more steps")
+    if not 1 <= horizon <= MAX_HORIZON:
+        raise InputError(f"horizon is {horizon}, expected 1 to {MAX_HORIZON} steps")
     mean, std = np.array(action.mean), np.array(action.std)
     low = np.array(action.low) if action.low else np.full(action.dim, -np.inf)
     high = np.array(action.high) if action.high else np.full(action.dim, np.inf)
@@ -192,27 +228,26 @@ def read_sequences(path: Path, action: ActionSpec) -> list[ActionSequence]:
     """
     try:
         if path.suffix == ".npy":
-            with path.open("rb") as stream:
-                array = np.load(stream, allow_pickle=False)
+            array = read_array(path)
+            if array.ndim != 3:
+                raise InputError(f"{path} holds {array.shape}, expected (K, H, A) action blocks")
             named = [(f"sequence {index}", one) for index, one in enumerate(array)]
         elif path.suffix == ".csv":
             named = _read_csv(path)
         else:
             raise InputError(f"{path} is no .npy or .csv; expected (K, H, A) action blocks")
         sequences = [
-            ActionSequence(name=name, actions=np.asarray(one, np.float32)) for name, one in named
+            ActionSequence(name=name, actions=as_floats(name, one, path)) for name, one in named
         ]
     except (OSError, ValueError, EOFError, csv.Error) as error:
         raise InputError(f"cannot read actions from {path}: {error}") from error
     for sequence in sequences:
         shape = sequence.actions.shape
-        if len(shape) != 2 or not shape[0] or shape[1] != action.dim:
+        if len(shape) != 2 or not 1 <= shape[0] <= MAX_HORIZON or shape[1] != action.dim:
             raise InputError(
-                f"{path}: {sequence.name} has shape {shape}, expected (steps, {action.dim}): "
-                f"blocks of {action.block} commands, flattened"
+                f"{path}: {sequence.name} has shape {shape}, expected (steps, {action.dim}) of 1 "
+                f"to {MAX_HORIZON} steps: blocks of {action.block} commands, flattened"
             )
-        if not np.isfinite(sequence.actions).all():
-            raise InputError(f"{path}: {sequence.name} holds NaN or infinity")
     if not sequences:
         raise InputError(f"{path} holds no sequences; give one or more")
     return sequences

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.array_files import as_floats, read_array, read_arrays
 from jepa_edge.errors import InputError, MissingDependencyError
+from jepa_edge.goals import goal_state
 from jepa_edge.image_fit import MODEL_FIT, fit_to
 from jepa_edge.manifest import Manifest
 from jepa_edge.recording import Recording, check_fits
@@ -73,7 +74,7 @@ def read_run(
         frames = arrays["observations"]
         states, actions = arrays.get("states"), arrays.get("actions")
     elif source.suffix == ".npy":
-        frames = _read_npy(source)
+        frames = read_array(source)
     elif source.suffix.lower() in _PICTURES:
         frames = _read_picture(source, manifest.observation.color)
     else:
@@ -145,27 +146,21 @@ def goal_frame(
     """Return the goal's frame (H, W, 3), its state (S,) or None, and where it came from.
 
     goal: number of a frame of the run, or a picture file (.npy, .png, ...). A picture has no state;
-    zeros stand in, which is right where energies leave the state out.
+    `goals.goal_state` says what stands for it.
     Raises InputError when there is no such frame, or a state is missing and energies see it.
     """
-    if goal.isdigit():
-        number = int(goal)
+    if goal.isascii() and goal.isdigit():
+        # A number of thousands of digits is no int for Python.
+        number = int(goal) if len(goal) < 18 else len(run.frames)
         if number >= len(run.frames):
-            raise InputError(f"{run.told} has frames 0 to {len(run.frames) - 1}, got goal {number}")
+            raise InputError(
+                f"{run.told} has frames 0 to {len(run.frames) - 1}, got goal {goal[:18]}"
+            )
         state = None if run.states is None else run.states[number]
-        return run.frames[number], state, f"{run.told}, frame {number}"
-    latent = manifest.latent
-    if manifest.state is None:
-        state = None
-    elif latent.compared == (latent.tokens, latent.dim):
-        raise InputError(
-            f"{goal} has no state, and this model's energies compare it too; take the goal from a "
-            "frame of the source: --goal NUMBER"
-        )
-    else:
-        state = np.zeros(manifest.state.dim, np.float32)
-    other = read_run(Path(goal), manifest, fit=fit, state=state)
-    return other.frames[-1], None if other.states is None else other.states[-1], other.told
+        return run.frames[number], goal_state(manifest, state), f"{run.told}, frame {number}"
+    other = read_run(Path(goal), manifest, fit=fit)
+    state = None if other.states is None else other.states[-1]
+    return other.frames[-1], goal_state(manifest, state), other.told
 
 
 def _from_recording(path: Path, manifest: Manifest, episode: int) -> Run:
@@ -184,11 +179,7 @@ def _from_recording(path: Path, manifest: Manifest, episode: int) -> Run:
 
 
 def _read_npz(path: Path) -> Mapping[str, NDArray[np.generic]]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    found = read_arrays(path)
     if "observations" not in found:
         raise InputError(
             f"{path} holds {', '.join(sorted(found)) or 'nothing'}, expected observations "
@@ -199,15 +190,6 @@ def _read_npz(path: Path) -> Mapping[str, NDArray[np.generic]]:
         if name in found and found[name].ndim == rank + 1 and len(found[name]) == 1:
             found[name] = found[name][0]
     return {name: found[name] for name in ranks if name in found}
-
-
-def _read_npy(path: Path) -> NDArray[np.generic]:
-    try:
-        with path.open("rb") as stream:
-            array: NDArray[np.generic] = np.load(stream, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    return array
 
 
 def _read_picture(path: Path, color: str) -> NDArray[np.uint8]:
@@ -221,7 +203,13 @@ def _read_picture(path: Path, color: str) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"), np.uint8)
-    except (OSError, UnidentifiedImageError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    ) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     return np.ascontiguousarray(pixels[:, :, ::-1]) if color == "bgr" else pixels
 
@@ -248,7 +236,4 @@ def _checked(
         raise InputError(
             f"{source}: {name} have shape {values.shape}, expected ({rows}, {width}), raw units"
         )
-    array = np.asarray(values, np.float32)
-    if not np.isfinite(array).all():
-        raise InputError(f"{source}: {name} hold NaN or infinity")
-    return array
+    return as_floats(name, values, source)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from jepa_edge.energy_landscape import Landscape
 from jepa_edge.imagine import INSIDE, Imagined, ellipse
 from jepa_edge.latent_map import LatentMap
+from jepa_edge.planner import lowest
 
 Numbers = tuple[float, ...]
 Rows = tuple[Numbers, ...]
@@ -18,7 +19,7 @@ Rows = tuple[Numbers, ...]
 class EllipseReport(msgspec.Struct, frozen=True, kw_only=True):
     """2-sigma ellipse of the sampled futures on the map. angle: radians, of the longer half axis.
 
-    covariance: 2 x 2, row by row.
+    covariance: 2 x 2, row by row. NaN (null in JSON) where a future diverged.
     """
 
     center: tuple[float, float]
@@ -156,7 +157,7 @@ def report_landscape(
         values=_numbers(found.values),
         energies=tuple(_rows(plane) for plane in found.energies),
         best=found.best,
-        best_energy=float(found.energies.min()),
+        best_energy=float(found.energies.reshape(-1)[lowest(found.energies)]),
     )
 
 

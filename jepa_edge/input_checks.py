@@ -37,9 +37,11 @@ class TimeCheck:
         self.kept = False
         self.input_age_s = 0.0
 
-    def check(self, stamp_s: float) -> Reason:
+    def check(self, stamp_s: float, continues: bool = True) -> Reason:
         """Return STALE, CLOCK_JUMP, both or neither.
 
+        continues: False when frames were lost before this one, which is a jump whatever the stamp
+        is; but not for a first stamp, which continues nothing.
         `kept` tells whether the next stamp is held against this one: not if it is no number, or
         lies more than a period in the future. `input_age_s` is the age it had at this call.
         """
@@ -53,7 +55,8 @@ class TimeCheck:
         reason = Reason(0)
         gap_periods = (stamp_s - self._last_s) / self._period_s
         first = not math.isfinite(self._last_s)
-        if not first and not self._min_gap_periods <= gap_periods <= self._max_gap_periods:
+        within = self._min_gap_periods <= gap_periods <= self._max_gap_periods
+        if not first and not (within and continues):
             reason |= Reason.CLOCK_JUMP
         self._last_s, self.kept = stamp_s, True
         if not age_s <= self.max_age_s:
@@ -95,13 +98,19 @@ def check_content(
 ) -> Reason:
     """Return NON_FINITE, or nothing when frame, action and state fit the model.
 
-    action may be None. Raises InputError when a shape, a size or a type is not the model's.
+    action may be None. Raises InputError when a shape, a size or a type is not the model's, or it
+    takes a state and there is none.
     """
     pixels = _numeric(frame, "frame")
     further = []
     if action is not None:
         further.append(_vector("action", action, manifest.require_action().dim))
     if manifest.state is not None:
+        if state is None:
+            raise InputError(
+                "there is no state of the robot within sync_slop_s of the frame, expected "
+                f"{manifest.state.dim} numbers; is its source running, on the clock of the camera?"
+            )
         further.append(_vector("state", state, manifest.state.dim))
     if not np.isfinite(pixels).all():
         return Reason.NON_FINITE

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save
 from jepa_edge.bundle import Bundle
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.manifest import LatentSpec
+from jepa_edge.pooling import token_means
 
 _CLOUD = 2000
 
@@ -39,7 +40,7 @@ class LatentMap:
 
     def project(self, latents: NDArray[np.float32], spec: LatentSpec) -> NDArray[np.float32]:
         """Put latents (..., N, D) on the map: (..., 2) float32. spec: the manifest's latent."""
-        centered = token_means(latents, spec) - self.mean
+        centered = token_means(latents, spec.compared, np.float64) - self.mean
         return np.asarray(centered @ self.components.T.astype(np.float64), np.float32)
 
     @classmethod
@@ -49,7 +50,8 @@ class LatentMap:
         Raises InputError when there are fewer than 3, or they are all the same.
         Source: Jolliffe 2002, principal component analysis by the singular value decomposition.
         """
-        means = np.concatenate([token_means(episode, spec) for episode in latents])
+        compared = spec.compared
+        means = np.concatenate([token_means(one, compared, np.float64) for one in latents])
         center = means.mean(axis=0)
         _, sizes, rows = np.linalg.svd(means - center, full_matrices=False)
         total = float(np.sum(sizes**2))
@@ -102,9 +104,3 @@ class LatentMap:
                 "run `jepa-edge calibrate` again"
             )
         return found
-
-
-def token_means(latents: NDArray[np.float32], spec: LatentSpec) -> NDArray[np.float64]:
-    """Mean over the tokens that energies compare: (..., N, D) to (..., D) float64."""
-    tokens, dim = spec.compared
-    return np.asarray(latents[..., :tokens, :dim].mean(axis=-2, dtype=np.float64), np.float64)

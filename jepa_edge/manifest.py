@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -22,6 +23,11 @@ SIGNATURE_NAME = "manifest.sig"
 """Signs the manifest; the one file beside it that it does not list."""
 REFERENCE_VARIANT = "fp32"
 
+STD_RANGE = (1e-12, 1e12)
+"""What a standard deviation may be: float32 graphs divide by it."""
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 Positive = Annotated[int, Meta(gt=0, le=1_000_000)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 # A variant names files; nothing that could lead out of the bundle.
@@ -30,6 +36,25 @@ VariantName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,32}$")]
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all manifest records: immutable, by keyword, unknown keys refused."""
+
+
+def check_numbers(name: str, values: Sequence[float]) -> None:
+    """Raise ValueError unless all are finite in float32, in which every graph computes."""
+    # NaN compares as False.
+    if not all(abs(value) <= _FLOAT32_MAX for value in values):
+        raise ValueError(
+            f"{name} is {tuple(values)}, expected finite numbers within float32; correct it"
+        )
+
+
+def check_std(name: str, values: Sequence[float]) -> None:
+    """Raise ValueError unless all are positive and float32 can divide by them."""
+    low, high = STD_RANGE
+    if not all(low <= value <= high for value in values):
+        raise ValueError(
+            f"{name} is {tuple(values)}, expected positive numbers from {low:g} to {high:g}: they "
+            "divide; give a constant channel 1"
+        )
 
 
 class ClipSpec(_Strict, frozen=True, kw_only=True):
@@ -100,6 +125,10 @@ class ObservationSpec(_Strict, frozen=True, kw_only=True):
     clip: ClipSpec | None = None
     fit: FitSpec | None = None
 
+    def __post_init__(self) -> None:
+        check_numbers("observation.mean", self.mean)
+        check_std("observation.std", self.std)
+
     @property
     def frame_shape(self) -> tuple[int, ...]:
         """Shape of what one model step sees: (height, width, 3), or (frames, height, width, 3)."""
@@ -132,8 +161,10 @@ class ObservationSpec(_Strict, frozen=True, kw_only=True):
 class ActionSpec(_Strict, frozen=True, kw_only=True):
     """An action block: dim numbers = block environment steps x dim/block, flattened in time order.
 
-    mean, std: of raw actions, length dim, applied inside the predictor graph. low, high: limits in
-    raw units, length dim, or empty where the action is unbounded.
+    mean, std: of raw actions, length dim. The predictor graph applies them, except that of a model
+    that takes raw actions (V-JEPA 2-AC): there they only say what usual actions are. low, high:
+    limits in raw units, length dim, or empty where the action is unbounded. names: one per number,
+    or one per number of an environment step; empty where nobody gave any.
     """
 
     dim: Positive
@@ -150,10 +181,19 @@ class ActionSpec(_Strict, frozen=True, kw_only=True):
             values = getattr(self, name)
             if len(values) != self.dim and not (name in ("low", "high") and not values):
                 raise ValueError(f"action.{name} has {len(values)} numbers, expected {self.dim}")
+            check_numbers(f"action.{name}", values)
+        check_std("action.std", self.std)
         if any(low >= high for low, high in zip(self.low, self.high, strict=False)):
             raise ValueError("action.low must lie below action.high everywhere")
         if self.dim % self.block:
             raise ValueError(f"action.dim {self.dim} is not a multiple of the block {self.block}")
+        per_step = self.dim // self.block
+        if len(self.names) not in (0, per_step, self.dim):
+            either = f"{self.dim}" if per_step == self.dim else f"{self.dim} or {per_step}"
+            raise ValueError(
+                f"action.names has {len(self.names)} names, expected {either}, one per number of "
+                "an action or of an environment step"
+            )
 
 
 class StateSpec(_Strict, frozen=True, kw_only=True):

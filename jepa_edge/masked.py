@@ -40,23 +40,7 @@ class MaskedEnergy:
     @classmethod
     def load(cls, path: Path, spec: MaskSpec, latent: LatentSpec, graph: Graph) -> MaskedEnergy:
         """Read the patterns. Raises BundleError when they do not fit the latent."""
-        try:
-            arrays = load_file(path)
-            visible, hidden = arrays["visible"], arrays["hidden"]
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise BundleError(f"{path} holds no mask patterns ({error}); export again") from error
-        for name, rows in (("visible", visible), ("hidden", hidden)):
-            inside = rows.ndim == 2 and rows.size and rows.dtype == np.int64
-            if not inside or rows.min() < 0 or rows.max() >= latent.tokens:
-                raise BundleError(
-                    f"{path}: {name} is {rows.dtype} {rows.shape}, expected int64 rows of token "
-                    f"indices below {latent.tokens}; export again"
-                )
-        if len(visible) != len(hidden):
-            raise BundleError(
-                f"{path}: {len(visible)} visible and {len(hidden)} hidden patterns, expected as "
-                "many; export again"
-            )
+        visible, hidden = read_patterns(path, latent.tokens)
         return cls(
             spec=spec, channels=latent.compared[1], visible=visible, hidden=hidden, graph=graph
         )
@@ -106,3 +90,28 @@ class MaskedEnergy:
         elif self.spec.distance == "smooth_l1":
             apart = np.where(apart < 1.0, 0.5 * apart**2, apart - 0.5)
         return np.asarray(apart.mean(axis=-1), np.float64)
+
+
+def read_patterns(path: Path, tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return what K patterns leave visible (K, V) and hide (K, M), indices below `tokens`.
+
+    Raises BundleError when the file holds anything else.
+    """
+    try:
+        arrays = load_file(path)
+        visible, hidden = arrays["visible"], arrays["hidden"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BundleError(f"{path} holds no mask patterns ({error}); export again") from error
+    for name, rows in (("visible", visible), ("hidden", hidden)):
+        inside = rows.ndim == 2 and rows.size and rows.dtype == np.int64
+        if not inside or rows.min() < 0 or rows.max() >= tokens:
+            raise BundleError(
+                f"{path}: {name} is {rows.dtype} {rows.shape}, expected int64 rows of token "
+                f"indices below {tokens}; export again"
+            )
+    if len(visible) != len(hidden):
+        raise BundleError(
+            f"{path}: {len(visible)} visible and {len(hidden)} hidden patterns, expected as "
+            "many; export again"
+        )
+    return visible, hidden

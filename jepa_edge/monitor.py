@@ -33,7 +33,8 @@ from jepa_edge.flags import Level, Reason
 from jepa_edge.futures import make_sampler
 from jepa_edge.latent_variable import Futures, LatentVariable, Sampler
 from jepa_edge.manifest import heads_name
-from jepa_edge.passive import PassiveObserver, pool
+from jepa_edge.passive import PassiveObserver
+from jepa_edge.pooling import token_means
 from jepa_edge.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ class Monitor:
             raise InputError("an action came, but the model takes none; pass None")
         self._check_latent(latent)
         _check_masked(observer, masked, ())
-        previous, self._pooled = self._pooled, pool(latent[None], self._compared)
+        previous, self._pooled = self._pooled, token_means(latent[None], self._compared, np.float32)
         self._seen += 1
         if previous is None or self._seen <= first_step(self._history):
             return None
@@ -299,7 +300,7 @@ class Monitor:
             _check_pooled(self.model, latents)
             _check_masked(self.observer, masked, (len(latents),))
             if len(latents) > first:
-                pooled = pool(latents, self._compared)
+                pooled = token_means(latents, self._compared, np.float32)
                 energies = None if masked is None else masked[first:]
                 measured = self.observer.measure(pooled[first - 1 : -1], pooled[first:], energies)
                 values = channels(measured, self.standardization.center)

@@ -96,11 +96,3 @@ class PassiveObserver:
             expected=arrays.get("expected"),
         )
 
-
-def pool(latents: NDArray[np.float32], compared: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the token mean of latents (B, N, D), (B, D) float32.
-
-    compared: how many tokens and channels count (`LatentSpec.compared`).
-    """
-    tokens, dim = compared
-    return np.asarray(latents[:, :tokens, :dim].mean(axis=1), np.float32)

@@ -49,21 +49,14 @@ def to_rgb(
     yuv: for nv12, yuyv and uyvy; None stands for BT.601 in limited range. Pixels that share a U V
     pair all get that very pair: nearest, as OpenCV and libyuv do it; levels differ by at most 1
     from the formulas in real numbers. Alpha is left out, gray is repeated.
-    Raises InputError for a format that is not known, sides it cannot have, and a short buffer.
+    Raises InputError for a format that is not known, sides it cannot have, and a buffer that is
+    short, has gaps, holds other numbers than bytes, or is none.
     """
     if pixel_format not in PIXEL_FORMATS:
         raise InputError(
             f"pixel format is {pixel_format!r}, expected one of {', '.join(PIXEL_FORMATS)}"
         )
-    if isinstance(buffer, np.ndarray):
-        if buffer.dtype != np.uint8 or not buffer.flags.c_contiguous:
-            raise InputError(
-                f"buffer is an array of {buffer.dtype} with strides {buffer.strides}, expected "
-                "contiguous uint8"
-            )
-        data = buffer.reshape(-1)
-    else:
-        data = np.frombuffer(buffer, np.uint8)
+    data = _bytes_of(buffer)
     try:
         converter = _converter(height, width, pixel_format, stride, yuv or YuvSpec())
         return converter.convert(data)
@@ -72,6 +65,30 @@ def to_rgb(
             f"cannot read a {pixel_format} picture of {height} x {width} pixels with stride "
             f"{stride}: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _bytes_of(buffer: NDArray[np.uint8] | bytes | bytearray | memoryview) -> NDArray[np.uint8]:
+    """Return a buffer as flat uint8, not copied."""
+    if isinstance(buffer, np.ndarray):
+        if buffer.dtype != np.uint8 or not buffer.flags.c_contiguous:
+            raise InputError(
+                f"buffer is an array of {buffer.dtype} with strides {buffer.strides}, expected "
+                "contiguous uint8; pass numpy.ascontiguousarray of the camera's bytes"
+            )
+        return buffer.reshape(-1)
+    try:
+        view = memoryview(buffer)
+    except (TypeError, ValueError, BufferError) as error:  # ValueError: a released memoryview
+        raise InputError(
+            f"buffer is {type(buffer).__name__} ({error}), expected bytes, a memoryview or a numpy "
+            "array of uint8; pass the camera's bytes"
+        ) from error
+    if view.itemsize != 1 or not view.c_contiguous:
+        raise InputError(
+            f"buffer has items of {view.itemsize} bytes (format {view.format!r}) with strides "
+            f"{view.strides}, expected contiguous bytes; pass bytes(...) of the pixels"
+        )
+    return np.frombuffer(view, np.uint8)
 
 
 @lru_cache(maxsize=8)

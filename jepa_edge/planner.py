@@ -30,6 +30,7 @@ __all__ = [
     "PlannerConfig",
     "RiskConfig",
     "goal_energy",
+    "lowest",
     "shift_plan",
 ]
 
@@ -96,15 +97,33 @@ def goal_energy(
 
     predicted: (S, H, N, D). goal: (N, D). spec: the manifest's `latent`, which says what is
     compared and how: sums of squares ("l2") or means of absolute values ("l1"). None: squares of
-    all numbers.
+    all numbers. NaN where one of those latents is not finite anywhere: what is not compared, the
+    robot's own state, tells a prediction that diverged too.
     """
     tokens, dim = goal.shape if spec is None else spec.compared
-    apart = predicted[:, -steps:, :tokens, :dim] - goal[:tokens, :dim]
+    last = predicted[:, -steps:]
+    apart = last[..., :tokens, :dim] - goal[:tokens, :dim]
     if spec is not None and spec.distance == "l1":
         energies = np.abs(apart).mean(axis=(2, 3), dtype=np.float64)
     else:
         energies = np.sum(apart**2, axis=(2, 3))
-    return np.asarray(energies.mean(axis=1), np.float32)
+    finite = np.isfinite(last).all(axis=(1, 2, 3))
+    return np.asarray(np.where(finite, energies.mean(axis=1), np.nan), np.float32)
+
+
+def lowest(energies: NDArray[np.floating]) -> int:
+    """Return the flat index of the lowest energy; what diverged, NaN, counts as infinite.
+
+    Raises InputError when none is finite.
+    """
+    counted = np.where(np.isnan(energies), np.inf, energies)
+    best = int(np.argmin(counted))
+    if not np.isfinite(counted.reshape(-1)[best]):
+        raise InputError(
+            f"none of {energies.size} energies is finite: all predictions diverged, expected one "
+            "at least that did not; check that history, state, actions and goal fit the model"
+        )
+    return best
 
 
 def shift_plan(
@@ -156,22 +175,22 @@ class Planner:
         self.config = config = config or PlannerConfig()
         risk, manifest = config.risk, model.manifest
         spec, latent = manifest.require_action(), manifest.latent
+        tokens, dim = latent.compared
         self._action_dim = spec.dim
         if risk.needs_radius and (radius is None or radius.shape != (config.horizon,)):
             raise InputError(
                 f"radius is {None if radius is None else radius.shape}, expected one per step, "
                 f"({config.horizon},): spread_weight and trust_horizon compare with it"
             )
-        if risk.world_weight > 0.0 and (
-            recorded is None or recorded.whiten.shape != (latent.dim, latent.dim)
-        ):
+        if risk.world_weight > 0.0 and (recorded is None or recorded.whiten.shape != (dim, dim)):
             raise InputError(
-                "world_weight needs recorded, the whitener of the recorded latents of dimension "
-                f"{latent.dim}; calibrate the bundle and pass its monitor.observer.recorded"
+                f"world_weight needs recorded, the whitener of the {dim} channels that energies "
+                "compare of the recorded latents; calibrate the bundle and pass its "
+                "monitor.observer.recorded"
             )
         if latent_variable is not None:
             try:
-                latent_variable.check(latent.dim, spec.dim)
+                latent_variable.check(dim, spec.dim)
             except ValueError as error:
                 raise InputError(
                     f"latent_variable is not this model's ({error}); pass the one of its bundle"
@@ -180,6 +199,11 @@ class Planner:
             raise InputError(
                 f"samples is {risk.samples} but there is no latent_variable to draw them; pass the "
                 "calibration's or ask for one sample"
+            )
+        if risk.samples > 1 and (tokens, dim) != (latent.tokens, latent.dim):
+            raise InputError(
+                f"samples is {risk.samples}, but this model's latents carry the robot's own state, "
+                "which takes none of the noise that the core adds to a latent; ask for one sample"
             )
         low, high = _limits(spec, config)
         self._search = _core.Planner(
@@ -221,8 +245,8 @@ class Planner:
             world_mean=() if recorded is None else recorded.mean.tolist(),
             world_whiten=() if recorded is None else recorded.whiten.reshape(-1).tolist(),
             distance=latent.distance,
-            energy_tokens=latent.compared[0],
-            energy_dim=latent.compared[1],
+            energy_tokens=tokens,
+            energy_dim=dim,
         )
         sizes = (config.candidates, config.horizon, risk.samples)
         engine = model.engine(*sizes, precision=config.precision)

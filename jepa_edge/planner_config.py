@@ -76,11 +76,13 @@ class PlannerConfig:
     distribution's mean, as upstream, or the best candidate evaluated. precision: of the rollout
     engine; None for the fastest one that met the bundle's accuracy budget.
 
+    momentum: of CEM and iCEM, weight of the old mean and standard deviation; None for 0 in CEM and
+    0.1 in iCEM. V-JEPA 2-AC's CEM has 0.15.
     iCEM: noise_beta: exponent of the noise's spectrum over the horizon, 0 is white. keep_elites:
-    carried over to the next iteration. momentum: weight of the old distribution.
-    population_decay: iteration i has max(candidates * decay^-i, 2 * elites) candidates; 1 is
-    upstream's, 1.25 Pinneri's. deterministic: kept elites are not evaluated again; False for an
-    objective that gives the same actions another energy the next time.
+    carried over to the next iteration. population_decay: iteration i has
+    max(candidates * decay^-i, 2 * elites) candidates; 1 is upstream's, 1.25 Pinneri's.
+    deterministic: kept elites are not evaluated again; False for an objective that gives the same
+    actions another energy the next time.
     MPPI: temperature: of the softmax, in units of energy.
     Raises InputError for settings that contradict one another.
     """
@@ -98,7 +100,7 @@ class PlannerConfig:
     returned: Returned = "mean"
     noise_beta: float = 2.0
     keep_elites: int = 5
-    momentum: float = 0.1
+    momentum: float | None = None
     population_decay: float = 1.0
     deterministic: bool = True
     temperature: float = 0.5
@@ -122,10 +124,11 @@ class PlannerConfig:
             )
         in_range("init_std", self.init_std, 0.0, math.inf, open_low=True)
         in_range("seed", self.seed, 0, 2**64 - 1)
+        if self.method != "mppi" and self.momentum is not None:
+            in_range("momentum", self.momentum, 0.0, 1.0, open_high=True)
         if self.method == "icem":
             in_range("noise_beta", self.noise_beta, -math.inf, math.inf)
             in_range("keep_elites", self.keep_elites, 0, min(self.elites, self.candidates - 1))
-            in_range("momentum", self.momentum, 0.0, 1.0, open_high=True)
             in_range("population_decay", self.population_decay, 1.0, math.inf)
         if self.method == "mppi":
             in_range("temperature", self.temperature, 0.0, math.inf, open_low=True)

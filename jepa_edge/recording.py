@@ -194,6 +194,21 @@ class Recording:
             )
         return episode
 
+    def robot_state(self, index: int) -> NDArray[np.float32] | None:
+        """Read only the robot's own states of one episode, (frames, S); None where it holds none.
+
+        Raises InputError when the file is damaged.
+        """
+        file = self.files[index]
+        try:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                states = arrays.get("robot_state")
+        except _DAMAGED as error:
+            raise InputError(f"cannot read episode {file}: {error}; record it again") from error
+        if states is not None:
+            _check_robot_state(file.stem, states, len(states))
+        return states
+
 
 def check_fits(
     recording: Recording,

@@ -45,7 +45,9 @@ class Observation:
     frame has the stamp. action: (A,) float32, the block that was commanded between the previous
     frame and this one; None when there was none. planned: (H, A) float32, the blocks that the
     controller means to command next, if it knows them. state: (S,) float32, what the robot knows
-    of itself at this frame, for a model that takes it.
+    of itself at this frame, for a model that takes it. continues: False when camera frames were
+    lost before this one; the stamps need not show it where the model sees clips. Then nothing is
+    compared with what came before, as after a gap in the stamps.
     """
 
     stamp_s: float
@@ -53,6 +55,7 @@ class Observation:
     action: NDArray[np.float32] | None = None
     planned: NDArray[np.float32] | None = None
     state: NDArray[np.float32] | None = None
+    continues: bool = True
 
 
 class Flag(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,7 +190,7 @@ class Session:
     def _step(self, observation: Observation) -> Update:
         start = self._timer()
         stamp_s = seconds(observation.stamp_s)
-        reasons = self._time.check(stamp_s) | self._standing()
+        reasons = self._time.check(stamp_s, observation.continues) | self._standing()
         if reasons & (Reason.STALE | Reason.CLOCK_JUMP | Reason.NOT_ARMED):
             self._forget()
         latent = None
@@ -208,7 +211,8 @@ class Session:
                 action = observation.action.astype(np.float32)
         if self._domain is not None and not reasons & Reason.CLOCK_JUMP:
             commanded = observation.action if self.model.takes_actions else None
-            reasons |= self._domain.check(stamp_s, commanded)
+            state = None if self.model.manifest.state is None else observation.state
+            reasons |= self._domain.check(stamp_s, commanded, state)
         scores, found = self._judge(observation, latent, action)
         if found:
             self._forget()

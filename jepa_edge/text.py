@@ -46,13 +46,14 @@ class TextLabeler:
     ) -> None:
         """graph: latents (B, N, D) -> embedding (B, E). bank: (L, E) of unit length, one per text.
 
-        shape: (N, D) of a latent. Raises BundleError when the bank does not fit the texts.
+        shape: (N, D) of a latent. Raises BundleError when the bank does not fit the texts, is empty
+        or not finite.
         """
-        lengths = np.linalg.norm(bank, axis=-1) if bank.ndim == 2 else np.zeros(1)
-        if bank.ndim != 2 or len(bank) != len(texts) or np.abs(lengths - 1.0).max() > _UNIT:
+        fits = bank.ndim == 2 and len(bank) == len(texts) > 0
+        if not fits or not (np.abs(_length(bank) - 1.0) <= _UNIT).all():  # NaN: within no bound
             raise BundleError(
                 f"the text bank is {bank.shape} for {len(texts)} labels, expected one embedding of "
-                "unit length for each; attach it again with `jepa-edge labels`"
+                "unit length for each, and one or more; attach it again with `jepa-edge labels`"
             )
         self._graph, self._bank, self._temperature = graph, bank, temperature
         self.texts = tuple(texts)
@@ -88,26 +89,32 @@ class TextLabeler:
         )
 
     def embed(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a latent's text embedding, (E,) of unit length; zeros where the head gives zeros.
+        """Return a latent's text embedding, (E,) of unit length.
 
-        latent: (N, D). Raises InputError on any other shape.
+        NaN where the head gives zeros, or numbers that are not finite: they point nowhere. latent:
+        (N, D). Raises InputError on any other shape.
         """
         if latent.shape != self._shape:
             raise InputError(f"the latent has shape {latent.shape}, expected {self._shape}")
         embedding = self._graph({INPUT: np.ascontiguousarray(latent[None], np.float32)})[0]
-        length = float(np.linalg.norm(embedding))
-        return np.asarray(embedding / (length or 1.0), np.float32)
+        length = float(_length(embedding))
+        if not 0.0 < length < np.inf:
+            return np.full_like(embedding, np.nan)
+        return np.asarray(embedding / length, np.float32)
 
     def labels(self, latent: NDArray[np.float32], top: int = 3) -> list[Label]:
         """Return the texts that fit a latent (N, D) best, the best first.
 
-        Empty where its embedding is not finite.
+        Empty where the head gives zeros, or numbers that are not finite.
         """
         return self.nearest(self.embed(latent), top)
 
     def nearest(self, embedding: NDArray[np.float32], top: int = 3) -> list[Label]:
-        """Return the texts next to an embedding (E,) of unit length, the best first."""
-        if not np.isfinite(embedding).all():
+        """Return the texts next to an embedding (E,) of unit length, the best first.
+
+        Empty for zeros and NaN: without a direction every text would be as likely as any.
+        """
+        if not np.isfinite(embedding).all() or not embedding.any():
             return []
         similarity = self._bank @ embedding
         logits = (similarity - similarity.max()).astype(np.float64) / self._temperature
@@ -121,3 +128,8 @@ class TextLabeler:
             )
             for index in np.argsort(-similarity, kind="stable")[:top]
         ]
+
+
+def _length(embedding: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Norms over the last axis, in float64: the squares of float32 numbers may overflow."""
+    return np.asarray(np.linalg.norm(embedding.astype(np.float64), axis=-1))

@@ -17,7 +17,6 @@ from jepa_edge import _core
 from jepa_edge.backends import Backend, Graph
 from jepa_edge.bundle import Bundle
 from jepa_edge.chunks import rows_per_chunk
-from jepa_edge.clip import clips_of
 from jepa_edge.engine import PRECISIONS, Precision, RolloutEngine, fastest_precisions
 from jepa_edge.errors import BundleError, InputError
 from jepa_edge.golden import Golden
@@ -197,7 +196,8 @@ class WorldModel:
 
         NaN where no pattern hides a token. latents: of these frames, if they are at hand. Costs one
         encoding of the visible part per pattern (`manifest.masks`).
-        Raises InputError when the model has no mask predictor, or a shape is not the manifest's.
+        Raises InputError when the model has no mask predictor, or a shape is not the manifest's:
+        latents are (B, N, D), whole, of as many frames.
         """
         if self._masked is None:
             raise InputError(
@@ -206,6 +206,12 @@ class WorldModel:
         feeds = self._encoder_feeds(frames, states)
         if latents is None:
             latents = self.encode(frames, states)
+        expected = (len(frames), self.manifest.latent.tokens, self.manifest.latent.dim)
+        if latents.shape != expected:
+            raise InputError(
+                f"latents have shape {latents.shape}, expected {expected}: those of these frames; "
+                "pass what encode() gave, whole, or leave them out"
+            )
         return self._masked(latents, lambda visible: self._encoder({**feeds, "visible": visible}))
 
     @property
@@ -443,14 +449,11 @@ def encode_frames(
     frames: NDArray[np.uint8],
     states: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Encode the camera frames of a run, (T + 1, H, W, 3) uint8, in batches: (S, N, D) float32.
+    """Encode the camera frames of a run, (T + 1, H, W, 3) uint8, in batches: (T + 1, N, D) float32.
 
-    states: (T + 1, S) float32 of a model that takes them. S is T + 1, or the number of clips that
-    the frames hold, of a model that takes clips.
+    states: (T + 1, S) float32 of a model that takes them. Raises InputError where a shape is not
+    the manifest's: of a model that takes clips, `jepa_edge.encoding` gathers them.
     """
-    clip = model.manifest.observation.clip
-    if clip is not None:
-        return np.concatenate([model.encode(part[None]) for _, part in clips_of(frames, clip)])
     parts, batch = [], min(_ENCODE_BATCH, rows_per_chunk(model.manifest.latent.size))
     for start in range(0, len(frames), batch):
         rows = slice(start, start + batch)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jepa_edge import change_gate
 from jepa_edge.change_gate import ChangeGate, choose_threshold, distance, standardized
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Level
@@ -54,6 +55,57 @@ def test_a_change_of_few_tokens_counts_as_the_root_of_their_share() -> None:
     part[:4] = b[:4]
     share = _between(part[:4], a[:4])
     assert _between(part, a) == pytest.approx(share * math.sqrt(4 / 64), rel=1e-5)
+
+
+def test_one_or_two_channels_are_compared_by_their_relative_distance() -> None:
+    """They have no correlation: the gate would stay shut, or see a sign alone."""
+    for a, b in (
+        ([[2.0]], [[2.2]]),
+        ([[3.0, 4.0]], [[3.0, 4.5]]),
+        ([[1.0], [5.0]], [[1.5], [5.0]]),
+    ):
+        first, second = np.array(a, np.float32), np.array(b, np.float32)
+        exact = np.square(first.astype(float) - second).sum(-1) / (
+            np.square(first.astype(float)).sum(-1) + np.square(second.astype(float)).sum(-1)
+        )
+        assert _between(first, second) == pytest.approx(math.sqrt(exact.mean()), rel=1e-6)
+        assert _between(3e4 * first, 3e4 * second) == pytest.approx(_between(first, second))
+        assert _between(first, -first) == pytest.approx(math.sqrt(2.0))
+    assert _between(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32)) == 0.0
+    gate = ChangeGate(0.05, compared=(1, 1))
+    latents = [np.array([[value, 9.0]], np.float32) for value in (2.0, 2.01, 2.5, -2.5)]
+    assert [gate.opens(0.1 * k, x) for k, x in enumerate(latents)] == [True, False, True, True]
+
+
+def test_tokens_that_are_constant_over_channels_can_change() -> None:
+    level = np.ones((2, 8), np.float32)
+    gate = ChangeGate(0.1)
+    assert gate.opens(0.0, level)
+    assert not gate.opens(0.1, 1.01 * level)
+    assert gate.opens(0.2, 2.0 * level)
+    assert gate.opens(0.3, _latent(0, 2, 8))  # a pattern that was not there
+    assert _between(level, 2.0 * level) == pytest.approx(math.sqrt(1 / 5))
+    # Channels that differ by rounding alone are equal.
+    third = np.full((1, 8), 1e4 / 3, np.float32)
+    third[0, 0] = np.nextafter(third[0, 0], np.float32(0))
+    assert _between(third, third[:, ::-1]) < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e25, 3e37])
+def test_the_squares_of_latents_may_leave_float32(scale: float) -> None:
+    a, b = _latent(0), _latent(1)
+    for first, second in ((a, b), (a[:, :1], b[:, :1])):
+        large = [(x.astype(float) * scale).astype(np.float32) for x in (first, second)]
+        assert _between(large[0], large[1]) == pytest.approx(_between(first, second), rel=1e-5)
+        gate = ChangeGate(0.1)
+        assert [gate.opens(0.0, large[0]), gate.opens(0.1, large[1])] == [True, True]
+
+
+def test_large_latents_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = _latent(0, tokens=21), _latent(1, tokens=21)
+    whole = _between(a, b)
+    monkeypatch.setattr(change_gate, "_BLOCK", 4 * 64 + 1)
+    assert _between(a, b) == pytest.approx(whole, rel=1e-12)
 
 
 def test_only_what_is_compared_counts() -> None:

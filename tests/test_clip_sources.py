@@ -16,7 +16,7 @@ from jepa_edge.bundle import Bundle
 from jepa_edge.clip import by_camera_frame, clips_of
 from jepa_edge.errors import InputError
 from jepa_edge.image_fit import fit_to
-from jepa_edge.manifest import ClipSpec, FitSpec, Manifest
+from jepa_edge.manifest import ClipSpec, FitSpec, Manifest, StateSpec
 from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
 from jepa_edge.session import Observation, Session, SessionConfig
 from jepa_edge.sinks.mcap import mcap_sink
@@ -155,3 +155,46 @@ def _video(path: Path, pictures: NDArray[np.uint8], rate: int) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
     return path
+
+
+def test_sources_without_the_robots_state_are_refused(
+    manifest: Manifest, run: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    taking = msgspec.structs.replace(manifest, state=StateSpec(dim=2, names=("x", "y")))
+    path = _video(tmp_path / "clip.mkv", run, round(RATE))
+    for spec, what in ((str(path), "is a video"), ("sim:pusht", "sim:pusht is a simulator")):
+        with pytest.raises(InputError, match=rf"{what}.*2 numbers of it \(x, y\).*state_type"):
+            open_source(spec, taking, SourceOptions())
+
+
+def test_a_gap_in_a_file_is_told_where_the_stamps_hide_it(
+    linear_bundle: Path, tmp_path: Path
+) -> None:
+    """Clips of 2 every 2: over a lost frame they end 1.5 steps apart."""
+    spec = ClipSpec(frames=2, tubelet=2, hop=2)
+    manifest = _of_clips(Bundle.open(linear_bundle).manifest)
+    observation = msgspec.structs.replace(manifest.observation, clip=spec)
+    manifest = msgspec.structs.replace(manifest, observation=observation)
+    kept = np.array([k for k in range(14) if k != 6])
+    pictures = np.zeros((len(kept), 8, 8, 3), np.uint8)
+    stream = list(
+        open_source(_record(tmp_path / "runs", pictures, kept / RATE), manifest, SourceOptions())
+    )
+    newest = [round(RATE * seen.stamp_s) for seen in stream]
+    assert newest == [1, 3, 5, 8, 10, 12]
+    assert [seen.continues for seen in stream] == [True, True, True, False, True, True]
+    assert [seen.continues for seen in _gappy_video(tmp_path, manifest, kept)] == [
+        seen.continues for seen in stream
+    ]
+
+
+def _gappy_video(path: Path, manifest: Manifest, kept: NDArray[np.int64]) -> list[Observation]:
+    with av.open(str(path / "gap.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=round(RATE))
+        stream.width, stream.height, stream.pix_fmt = 8, 8, "bgr0"
+        for k in kept:
+            frame = av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24")
+            frame.pts = int(k)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return list(open_source(str(path / "gap.mkv"), manifest, SourceOptions()))

@@ -196,7 +196,7 @@ def test_other_fits_are_those_of_their_names(filter: Any) -> None:
 
 
 def test_without_a_fit_only_the_models_size_is_taken() -> None:
-    assert FITS == ("model", "exact", "crop", "stretch")
+    assert FITS == ("model", "camera", "exact", "crop", "stretch")
     with pytest.raises(InputError, match=r"48 x 64 pixels .* expected 20 x 20"):
         fit_to(_spec(20, 20, None), _picture(48, 64))
     own = _picture(20, 20)
@@ -212,6 +212,36 @@ def test_a_picture_that_cannot_fill_the_models_is_refused() -> None:
         fit_to(_spec(20, 40, FitSpec(short_side=20)), _picture(80, 40))
     with pytest.raises(InputError, match="expected uint8"):
         fit_to(_spec(20, 40, FitSpec(short_side=20)), np.zeros((8, 8), np.uint8))
+
+
+def test_a_picture_that_the_resizer_cannot_take_is_an_input_error() -> None:
+    thin, wide = np.zeros((1, 1000, 3), np.uint8), np.zeros((2, 70_000, 3), np.uint8)
+    with pytest.raises(InputError, match="scaled to 292 x 292000, expected sides of at most 65535"):
+        fit_to(_spec(256, 256, FitSpec(short_side=292)), thin)
+    for choice in ("stretch", "model"):
+        with pytest.raises(InputError, match="2 x 70000 pixels"):
+            fit_to(_spec(20, 20, FitSpec(stretch=True)), wide, choice)
+
+
+def test_a_cameras_picture_of_the_models_own_size_is_scaled_and_cut_when_asked() -> None:
+    fit = FitSpec(short_side=36, filter="bicubic", offset="floor")
+    own = _picture(32, 32)
+    assert fit_to(_spec(32, 32, fit), own) is own
+    scaled = Image.fromarray(own).resize((36, 36), Image.Resampling.BICUBIC)
+    expected = np.asarray(scaled)[2:34, 2:34]
+    np.testing.assert_array_equal(fit_to(_spec(32, 32, fit), own, "camera"), expected)
+    other = _picture(48, 64)
+    np.testing.assert_array_equal(
+        fit_to(_spec(32, 32, fit), other, "camera"), fit_to(_spec(32, 32, fit), other)
+    )
+    for spec in (
+        _spec(32, 32, None),
+        _spec(32, 32, FitSpec()),
+        _spec(32, 32, FitSpec(stretch=True)),
+    ):
+        assert fit_to(spec, own, "camera") is own
+    with pytest.raises(InputError, match="expected 32 x 32"):
+        fit_to(_spec(32, 32, None), other, "camera")
 
 
 @pytest.mark.parametrize(

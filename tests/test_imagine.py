@@ -15,21 +15,28 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from jepa_edge.bundle import Bundle, seal, staged_bundle
+from jepa_edge.calibration.imagine_page import write_imagine_page, write_landscape_page
 from jepa_edge.cli.app import cli
+from jepa_edge.energy_landscape import MAX_STEPS, Landscape, energy_landscape
 from jepa_edge.errors import InputError
 from jepa_edge.imagine import (
     INSIDE,
+    MAX_SAMPLES,
     ActionSequence,
+    Imagined,
+    Path2D,
     builtin_sequences,
     ellipse,
     imagine,
     read_sequences,
 )
 from jepa_edge.imagine_inputs import Run, goal_frame, read_run, scene_of
+from jepa_edge.imagine_report import report_futures, report_landscape
 from jepa_edge.latent_map import LatentMap, map_name
 from jepa_edge.manifest import ActionSpec, LatentSpec, StateSpec
 from jepa_edge.monitor import Monitor
 from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
+from jepa_edge.session_config import MAX_HORIZON
 from jepa_edge.world_model import WorldModel
 
 _SPEC = LatentSpec(tokens=4, dim=7, energy_tokens=3, energy_dim=6)
@@ -313,7 +320,7 @@ def test_a_landscape_is_the_models_energy_over_the_grid(
     model = WorldModel.load(wide)
     scene, history = _moment(model, runs)
     goal = model.encode(read_run(runs, model.manifest, episode=1).frames[12:13])[0]
-    energies = np.array(report["energies"])
+    energies = np.array(report["energies"], np.float64)
     for i, j, k in ((0, 0, 0), (1, 2, 0), (2, 1, 1)):
         newest = np.zeros((1, 4), np.float32)
         newest[0, [0, 3, 1]] = [(index - 1) * 300.0 for index in (i, j, k)]
@@ -378,3 +385,187 @@ def test_a_trajectory_as_upstreams_is_enough_where_one_frame_is(
         scene_of(read_run(tmp_path / "one.npy", manifest), manifest)
     given = read_run(tmp_path / "one.npy", manifest, state=states[0, 0])
     np.testing.assert_array_equal(scene_of(given, manifest).states, states[0, :1])
+
+
+def _diverging(energies: list[float]) -> Imagined:
+    def path(index: int, energy: float) -> Path2D:
+        bad = not np.isfinite(energy)
+        points = np.array([[0, 0], [index, np.nan if bad else 1]], np.float32)
+        return Path2D(
+            sequence=ActionSequence(
+                name=f"$\\bad{index}\x1b[2J", actions=np.zeros((1, 3), np.float32)
+            ),
+            points=points,
+            centers=points[1:].astype(np.float64),
+            covariances=np.full((1, 2, 2), np.nan) if bad else np.eye(2)[None],
+            spread=np.ones(1, np.float32),
+            energies=np.array([energy], np.float32),
+        )
+
+    return Imagined(
+        start=np.zeros(2, np.float32),
+        goal=np.ones(2, np.float32),
+        paths=tuple(path(index, energy) for index, energy in enumerate(energies)),
+    )
+
+
+def test_a_future_that_diverged_is_never_the_best(tmp_path: Path) -> None:
+    found = _diverging([np.nan, 3.0, np.inf, 2.0])
+    assert found.best is found.paths[3]
+    latent_map = LatentMap.fit([_latents(30)], _SPEC)
+    told = {"bundle": "b", "variant": "fp32", "source": "s", "goal_source": "g"}
+    report = report_futures(found, latent_map, samples=3, notes=(), **told)
+    assert report.best == found.paths[3].sequence.name
+    # Neither NaN nor a name that matplotlib would take for a formula stops the page.
+    write_imagine_page(tmp_path / "page.html", report, latent_map.cloud, [])
+    for none in ([np.nan, np.nan], [np.nan, np.inf]):
+        with pytest.raises(InputError, match="none of 2 energies is finite"):
+            _ = _diverging(none).best
+
+
+def test_the_lowest_energy_of_a_grid_is_a_number(tmp_path: Path) -> None:
+    energies = np.arange(27, 0, -1, dtype=np.float32).reshape(3, 3, 3)
+    energies[0], energies[2, 2, 2] = np.nan, np.nan
+    found = Landscape(energies=energies, values=np.array([-1, 0, 1], np.float32), axes=(0, 1, 2))
+    assert found.best == (1.0, 1.0, 0.0)
+    report = report_landscape(
+        found,
+        ("$\\x$", "y", "z"),
+        bundle="b",
+        variant="fp32",
+        source="s",
+        goal_source="g",
+        units="$",
+    )
+    assert report.best_energy == 2.0
+    write_landscape_page(tmp_path / "page.html", report, [])
+    nothing = Landscape(
+        energies=np.full((2, 2, 2), np.nan, np.float32),
+        values=np.array([-1, 1], np.float32),
+        axes=(0, 1, 2),
+    )
+    with pytest.raises(InputError, match="none of 8 energies is finite"):
+        _ = nothing.best
+
+
+def test_a_model_whose_predictions_all_diverge_has_no_landscape(
+    model: WorldModel, runs: Path
+) -> None:
+    scene, history = _moment(model, runs)
+    broken = np.full_like(history, np.nan)
+    with pytest.raises(InputError, match="none of 8 energies is finite"):
+        energy_landscape(model, broken, scene.past_actions, history[0], steps=2)
+
+
+@pytest.mark.parametrize("goal", ["²", "9" * 5000, "٣" * 2])
+def test_a_goal_that_is_no_frame_is_told(model: WorldModel, runs: Path, goal: str) -> None:
+    run = read_run(runs, model.manifest)
+    with pytest.raises(InputError, match=r"(name one|frames 0 to)"):
+        goal_frame(run, goal, model.manifest)
+
+
+def test_files_that_hold_something_else_are_told(model: WorldModel, tmp_path: Path) -> None:
+    manifest = msgspec.structs.replace(model.manifest, state=StateSpec(dim=2))
+    action = model.manifest.require_action()
+    frames = np.zeros((3, 8, 8, 3), np.uint8)
+    path, archive = tmp_path / "file.npy", tmp_path / "file.npz"
+
+    def refused(read: Callable[[], Any], match: str) -> None:
+        with pytest.raises(InputError, match=match):
+            read()
+
+    def zipped(**arrays: Any) -> None:
+        np.savez(archive, **arrays)
+        path.write_bytes(archive.read_bytes())
+
+    for values, match in (
+        (np.float32(3.0), "expected \\(K, H, A\\)"),
+        (np.zeros((4, 4)), "expected \\(K, H, A\\)"),
+        (np.full((1, 2, 4), 1j), "real numbers"),
+        (np.full((1, 2, 4), "one"), "real numbers"),
+        (np.full((1, 2, 4), 1e300), "too large"),
+        (np.zeros((1, MAX_HORIZON + 1, 4)), f"to {MAX_HORIZON} steps"),
+    ):
+        np.save(path, values)
+        refused(lambda: read_sequences(path, action), match)
+    zipped(actions=np.zeros((1, 2, 4)))
+    refused(lambda: read_sequences(path, action), "archive of arrays")
+    zipped(observations=frames)
+    refused(lambda: read_run(path, manifest), "archive of arrays")
+    path.write_bytes(b"PK\x03\x04 and then nothing of a zip")
+    refused(lambda: read_run(path, manifest), "cannot read")
+    for states in (np.full((3, 2), "left"), np.full((3, 2), 1j), np.full((3, 2), 1e300)):
+        np.savez(archive, observations=frames, states=states)
+        refused(lambda: read_run(archive, manifest), "states (are of type|hold NaN)")
+    archive.write_bytes(b"\x93NUMPY")
+    refused(lambda: read_run(archive, manifest), "cannot read")
+    with archive.open("wb") as stream:
+        np.save(stream, frames)
+    refused(lambda: read_run(archive, manifest), "is one array")
+
+
+def test_what_would_take_all_memory_is_refused(model: WorldModel, runs: Path) -> None:
+    scene, history = _moment(model, runs)
+    latent_map = LatentMap.read(model.bundle, "fp32")
+    assert latent_map is not None
+    action = model.manifest.require_action()
+
+    class Never:
+        def sample(self, *_: Any) -> Any:
+            raise AssertionError
+
+    def run(steps: int, samples: int = 2) -> None:
+        actions = np.zeros((steps, 4), np.float32)
+        imagine(
+            model,
+            latent_map,
+            history,
+            scene.past_actions,
+            [ActionSequence(name="zero", actions=actions)],
+            sampler=Never(),
+            samples=samples,
+        )
+
+    for steps, samples in ((0, 2), (MAX_HORIZON + 1, 2), (1, 1), (1, MAX_SAMPLES + 1), (1, -3)):
+        with pytest.raises(InputError, match="expected"):
+            run(steps, samples)
+    for horizon in (0, MAX_HORIZON + 1):
+        with pytest.raises(InputError, match=f"1 to {MAX_HORIZON}"):
+            builtin_sequences(action, horizon, None)
+    for steps, extent in ((1, 1.0), (MAX_STEPS + 1, 1.0), (2, 1e39), (2, np.nan), (2, 0.0)):
+        with pytest.raises(InputError, match="expected a positive extent"):
+            energy_landscape(
+                model, history, scene.past_actions, history[0], extent=extent, steps=steps
+            )
+    with pytest.raises(InputError, match="history has shape"):
+        imagine(model, latent_map, history[0], scene.past_actions, [])
+
+
+def test_large_latents_are_not_sampled_beyond_memory() -> None:
+    from jepa_edge.imagine import _check_size
+
+    _check_size(5, 64, 257 * 1408)
+    with pytest.raises(InputError, match="ask for 29 samples"):
+        _check_size(100, 64, 257 * 1408)
+
+
+def test_names_of_a_bundle_do_not_reach_the_terminal_raw(linear_bundle: Path, runs: Path) -> None:
+    wide = linear_bundle.parent / "wide.jepa"
+    base = Bundle.open(linear_bundle)
+    action = msgspec.structs.replace(
+        base.manifest.require_action(),
+        block=1,
+        names=("x\x1b[2J", "y", "z", "grip"),
+        units="m\x1b[31m",
+    )
+    with staged_bundle(wide, base=base) as staging:
+        seal(staging, msgspec.structs.replace(base.manifest, action=action))
+    where = ["imagine", str(wide), "--source", str(runs), "--frame", "10"]
+    for more in (
+        ["--landscape", "--goal", "12", "--extent", "300", "--steps", "2"],
+        ["--data", str(runs), "--horizon", "2"],
+    ):
+        run = CliRunner().invoke(cli, [*where, *more])
+        assert run.exit_code == 0, run.output
+        assert "\x1b" not in run.output
+        assert "x\\x1b[2J" in run.output

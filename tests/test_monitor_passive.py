@@ -19,6 +19,7 @@ from jepa_edge.calibration_file import Calibration
 from jepa_edge.channels import CHANNELS, first_step
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.flags import Level, Reason
+from jepa_edge.latent_map import LatentMap
 from jepa_edge.manifest import calibration_name, heads_name
 from jepa_edge.monitor import Monitor
 from jepa_edge.world_model import WorldModel
@@ -108,14 +109,25 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(monitor: Monitor) -> N
         monitor.episode(latents, np.zeros((20, 0), np.float32), masked[:-1])
 
 
-def test_a_broken_mask_prediction_is_infinite(monitor: Monitor) -> None:
+@pytest.mark.parametrize("tokens", [1, TOKENS])
+def test_a_broken_mask_prediction_is_infinite(monitor: Monitor, tokens: int) -> None:
+    """One hidden token without a number is enough: it is not averaged away."""
     latents, masked = seen(monitor)
+    broken = masked[5].copy()
+    broken[np.flatnonzero(~np.isnan(broken))[:tokens]] = np.nan
+    assert np.isnan(broken).sum() > np.isnan(masked[5]).sum()
     scores = None
     for index in range(6):
-        energy = masked[index] if index < 5 else np.full(TOKENS, np.nan, np.float32)
-        scores = monitor.update(latents[index], None, energy)
+        scores = monitor.update(latents[index], None, masked[index] if index < 5 else broken)
     assert scores is not None
     assert scores.score == np.inf
+    assert scores.level is Level.REJECT
+    infinite = {c.name for c, s in zip(CHANNELS, scores.scores, strict=True) if s == np.inf}
+    assert infinite == {"innovation", "innovation_local"}
+
+
+def test_no_map_is_stored_where_nothing_can_be_imagined(calibrated: Path) -> None:
+    assert LatentMap.read(Bundle.open(calibrated), "fp32") is None
 
 
 def test_nothing_ahead_can_be_asked_for(monitor: Monitor) -> None:

@@ -7,12 +7,15 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from jepa_edge import _core
 from jepa_edge.channels import Whitener
+from jepa_edge.manifest import LatentSpec
+from jepa_edge.planner import goal_energy
 
 Array = NDArray[np.float64]
 
@@ -42,7 +45,9 @@ def _energies(latents: NDArray[np.float32], goals: NDArray[np.float32], **given:
 
 def _expected(latents: Array, goals: Array, options: dict[str, Any]) -> Array:
     """E of DESIGN.md, written out candidate by candidate."""
-    _, M, H, _, D = latents.shape
+    _, M, H, N, D = latents.shape
+    tokens, channels = options["energy_tokens"] or N, options["energy_dim"] or D
+    latents, goals = latents[..., :tokens, :channels], goals[..., :tokens, :channels]
     result = []
     for futures in latents:
         trusted, penalty = H, 0.0
@@ -57,8 +62,7 @@ def _expected(latents: Array, goals: Array, options: dict[str, Any]) -> Array:
             result.append(math.inf)
             continue
         steps = futures[:, max(0, trusted - options["goal_steps"]) : trusted]
-        tokens, channels = options["energy_tokens"] or None, options["energy_dim"] or None
-        apart = (steps[:, :, None] - goals)[..., :tokens, :channels]
+        apart = steps[:, :, None] - goals
         if options["distance"] == "l1":
             distances = np.abs(apart).mean(axis=(3, 4)).min(axis=2).mean(axis=1)
         else:
@@ -71,7 +75,7 @@ def _expected(latents: Array, goals: Array, options: dict[str, Any]) -> Array:
             count = math.ceil(round(options["alpha"] * M, 9))
             energy = np.sort(distances)[-count:].mean()
         if options["world_weight"]:
-            whiten = np.asarray(options["world_whiten"]).reshape(D, D)
+            whiten = np.asarray(options["world_whiten"]).reshape(channels, channels)
             white = (futures[:, :trusted].mean(axis=2) - options["world_mean"]) @ whiten
             energy += options["world_weight"] * (white**2).mean()
         result.append(float(energy) + penalty)
@@ -102,8 +106,9 @@ def test_energies_are_the_formula(data: st.DataObject) -> None:
     }
     if data.draw(st.booleans()):
         options["world_weight"] = data.draw(st.floats(0.1, 5.0))
-        options["world_mean"] = rng.normal(size=D).astype(np.float32).tolist()
-        options["world_whiten"] = rng.normal(size=D * D).astype(np.float32).tolist()
+        seen = options["energy_dim"] or D
+        options["world_mean"] = rng.normal(size=seen).astype(np.float32).tolist()
+        options["world_whiten"] = rng.normal(size=seen**2).astype(np.float32).tolist()
     if data.draw(st.booleans()):
         options["radius"] = rng.uniform(0.5, 1.6, H).astype(np.float32).tolist()
         options["spread_weight"] = data.draw(st.sampled_from([0.0, 2.5]))
@@ -147,3 +152,41 @@ def test_cvar_lies_between_the_mean_and_the_worst(seed: int, samples: int) -> No
     assert (worst >= tail * (1 - 1e-6)).all()
     distances = ((latents[:, :, -1].astype(np.float64) - goal) ** 2).sum(axis=(2, 3))
     np.testing.assert_allclose(worst, distances.max(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "dim"), [(3, 8), (4, 6), (3, 6)])
+def test_the_robots_own_state_is_in_no_term(tokens: int, dim: int) -> None:
+    """A token of the state as V-JEPA 2-AC's, channels of it as DINO-WM's, and both."""
+    rng = np.random.default_rng(8)
+    latents = rng.normal(size=(5, 6, 2, 4, 8)).astype(np.float32)
+    latents[..., tokens:, :], latents[..., dim:] = 1e4, -1e4
+    latents[:, ::2, :, tokens:] += 50.0
+    goal = rng.normal(size=(1, 4, 8)).astype(np.float32)
+    options = {
+        **OFF,
+        "world_weight": 2.0,
+        "world_mean": rng.normal(size=dim).astype(np.float32).tolist(),
+        "world_whiten": rng.normal(size=dim**2).astype(np.float32).tolist(),
+        "radius": [0.9, 0.9],
+        "spread_weight": 3.0,
+        "energy_tokens": tokens,
+        "energy_dim": dim,
+    }
+    expected = _expected(latents.astype(np.float64), goal.astype(np.float64), options)
+    np.testing.assert_allclose(_energies(latents, goal, **options), expected, rtol=2e-5)
+    assert (expected < 1e3).all()
+
+
+@pytest.mark.parametrize("mark", [np.nan, np.inf])
+@pytest.mark.parametrize(("token", "channel"), [(3, 0), (0, 7)])
+def test_a_state_that_is_not_finite_is_no_good_future(
+    mark: float, token: int, channel: int
+) -> None:
+    latents = np.zeros((3, 2, 2, 4, 8), np.float32)
+    latents[1, 1, -1, token, channel] = mark
+    goal = np.ones((1, 4, 8), np.float32)
+    found = _energies(latents, goal, energy_tokens=3, energy_dim=6)
+    np.testing.assert_array_equal(found, [18.0, np.nan, 18.0])
+    spec = LatentSpec(tokens=4, dim=8, energy_tokens=3, energy_dim=6)
+    alone = goal_energy(latents[:, 1], goal[0], spec=spec)
+    np.testing.assert_array_equal(alone, [18.0, np.nan, 18.0])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,12 @@ def test_packed_colors_are_put_in_order(
         ({"pixel_format": "i420"}, "'i420', expected one of rgb, bgr"),
         ({"buffer": np.zeros(96, np.int8)}, "array of int8"),
         ({"buffer": np.zeros(192, np.uint8)[::2]}, "expected contiguous"),
+        ({"buffer": memoryview(bytes(192))[::2]}, r"strides \(2,\), expected contiguous bytes"),
+        ({"buffer": memoryview(np.zeros(24, np.float32))}, "items of 4 bytes .format 'f'"),
+        ({"buffer": array("H", bytes(96))}, "items of 2 bytes"),
+        ({"buffer": [0] * 96}, "buffer is list"),
+        ({"buffer": "0" * 96}, "buffer is str"),
+        ({"buffer": None}, "buffer is NoneType"),
     ],
 )
 def test_hostile_buffers_are_refused(changes: dict[str, Any], told: str) -> None:
@@ -136,6 +143,13 @@ def test_hostile_buffers_are_refused(changes: dict[str, Any], told: str) -> None
     buffer = given_.pop("buffer", bytes(96))
     with pytest.raises(InputError, match=told):
         to_rgb(buffer, **given_)
+
+
+def test_a_released_buffer_is_refused() -> None:
+    view = memoryview(bytes(96))
+    view.release()
+    with pytest.raises(InputError, match="released"):
+        to_rgb(view, height=8, width=8, pixel_format="nv12")
 
 
 def test_an_unknown_matrix_is_refused() -> None:

@@ -94,7 +94,7 @@ def _plan(method: str, iterations: int, limit: float = math.inf, **settings: Any
         "returned": "mean",
         "noise_beta": 2.0,
         "keep_elites": 5,
-        "momentum": 0.1,
+        "momentum": None,
         "population_decay": 1.0,
         "deterministic": True,
         "temperature": 0.5,
@@ -179,3 +179,30 @@ def test_mppi_over_all_candidates(upstream: Any) -> None:
         weights = np.exp(-(cost[chosen] - cost.min()) / 5.0)
         mean = np.tensordot(weights / weights.sum(), drawn[chosen], axes=1)
         np.testing.assert_allclose(found.actions, mean, atol=2e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.15, 0.6])
+def test_cem_may_keep_a_part_of_the_old_distribution(momentum: float) -> None:
+    """As V-JEPA 2-AC's CEM (notebooks/utils/mpc_utils.py: 0.15), written out in float64."""
+    iterations = 4
+    mean, std = np.zeros((HORIZON, DIM)), np.ones((HORIZON, DIM))
+    for iteration in range(iterations):
+        drawn = _core.standard_normal(3, iteration, CANDIDATES * HORIZON * DIM)
+        noise = drawn.reshape(CANDIDATES, HORIZON, DIM).astype(np.float64)
+        noise[0] = 0.0
+        candidates = mean + std * noise
+        elites = candidates[np.argsort(_cost(candidates.astype(np.float32)))[:ELITES]]
+        mean = momentum * mean + (1.0 - momentum) * elites.mean(axis=0)
+        std = momentum * std + (1.0 - momentum) * elites.std(axis=0, ddof=1)
+    found = _plan("cem", iterations, momentum=momentum)
+    np.testing.assert_allclose(found.actions, mean, rtol=0, atol=2e-6)
+    if momentum == 0.0:
+        assert np.array_equal(found.actions, _plan("cem", iterations).actions)
+
+
+def test_the_methods_have_momenta_of_their_own() -> None:
+    for method, own in (("cem", 0.0), ("icem", 0.1)):
+        given, default = _plan(method, 3, momentum=own), _plan(method, 3, momentum=None)
+        assert np.array_equal(given.actions, default.actions)
+    with pytest.raises(ValueError, match="momentum"):
+        _plan("cem", 1, momentum=1.0)

@@ -80,6 +80,12 @@ def test_the_last_line_sums_up(calibrated_bundle: Path, flicker: Path) -> None:
     assert summary.endswith("latched until a reset")
 
 
+def test_steps_are_the_models_whatever_it_takes() -> None:
+    help_text = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    assert "model steps to run" in help_text
+    assert "action blocks" not in help_text
+
+
 def test_impossible_settings_are_refused(calibrated_bundle: Path, flicker: Path) -> None:
     refused = _run(calibrated_bundle, flicker, "--fall-after", 0)
     assert isinstance(refused.exception, InputError)

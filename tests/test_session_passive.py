@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from jepa_edge.calibration.calibrate import calibrate_bundle
 from jepa_edge.calibration.options import CalibrateOptions
 from jepa_edge.clip import clips_of
 from jepa_edge.encoding import encode_episode
+from jepa_edge.errors import InputError
 from jepa_edge.faults import inject_recorded, parse_fault
 from jepa_edge.flags import Level
 from jepa_edge.manifest import ClipSpec
@@ -63,7 +65,9 @@ def run(session: Session, episode: Episode, **more: NDArray[np.float32]) -> list
 def test_a_session_judges_what_the_batch_judges(model: WorldModel) -> None:
     monitor = Monitor.load(model)
     session = Session(model, monitor, SessionConfig(samples=8))
-    episode = picture_episode(400, 23)
+    clip = model.manifest.observation.clip
+    camera_hz = RATE_HZ if clip is None else clip.hop * RATE_HZ
+    episode = picture_episode(400, 23, camera_hz=camera_hz)
     flags = run(session, episode)
     encoded = encode_episode(model, episode)
     scores = monitor.episode(encoded.latents, encoded.actions, encoded.masked)
@@ -110,6 +114,35 @@ def test_a_gap_and_a_new_episode_warm_up_anew(model: WorldModel) -> None:
     session.begin_episode()
     flag = session.step(Observation(stamp_s=0.0, frame=frame)).flag
     assert (flag.level, flag.reasons) == (Level.UNKNOWN, ("warming_up",))
+
+
+def test_lost_camera_frames_warm_up_anew_though_the_stamps_are_even(model: WorldModel) -> None:
+    session = Session(model, Monitor.load(model))
+    frame = next(steps(model, picture_episode(403)))
+    told = []
+    for step in range(12):
+        continues = step not in (0, 5)  # of the first there is nothing to continue
+        observation = Observation(stamp_s=step / RATE_HZ, frame=frame, continues=continues)
+        told.append(session.step(observation).flag.reasons[:1])
+    warming = ("warming_up",)
+    assert told[:3] == [warming] * 3
+    assert told[5:9] == [("clock_jump",), warming, warming, warming]
+    assert all(warming != reasons for reasons in (*told[3:5], *told[9:]))
+
+
+def test_an_episode_with_a_gap_makes_no_clips(model: WorldModel) -> None:
+    clip = model.manifest.observation.clip
+    camera_hz = RATE_HZ if clip is None else clip.hop * RATE_HZ
+    episode = picture_episode(406, 21, camera_hz=camera_hz)
+    stamps_s = episode.stamps_s + 0.74 / camera_hz * (np.arange(21) > 4)
+    near = replace(episode, stamps_s=stamps_s)
+    encode_episode(model, near)
+    lost = replace(episode, stamps_s=episode.stamps_s + 0.8 / camera_hz * (np.arange(21) > 4))
+    if clip is None:
+        encode_episode(model, lost)
+        return
+    with pytest.raises(InputError, match=r"pictures 406 has 1 gaps.*1\.80 .*after frame 4 at 0\.4"):
+        encode_episode(model, lost)
 
 
 def test_frames_that_do_not_fit_are_unknown(model: WorldModel) -> None:

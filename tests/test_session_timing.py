@@ -166,10 +166,12 @@ def test_a_stuck_step_is_stale_before_it_ends(
     inside, go_on = threading.Event(), threading.Event()
     encode = WorldModel.encode
 
-    def stuck(self: WorldModel, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def stuck(
+        self: WorldModel, frames: NDArray[np.uint8], states: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         inside.set()
         assert go_on.wait(10.0)
-        return encode(self, frames)
+        return encode(self, frames, states)
 
     monkeypatch.setattr(WorldModel, "encode", stuck)
     flags = []

@@ -22,10 +22,13 @@ from jepa_edge.cli.run import command as run
 from jepa_edge.errors import InputError
 from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
 from jepa_edge.ros_types import CONFIDENCE_FLAG, typestore
-from jepa_edge.session import Session, SessionConfig
+from jepa_edge.selective import Published
+from jepa_edge.session import Observation, Session, SessionConfig
 from jepa_edge.sinks.jsonl import json_lines
 from jepa_edge.sinks.mcap import FLAG_TOPIC, INFO_TOPIC, PREDICTION_TOPIC, mcap_sink
+from jepa_edge.sinks.terminal import plain_lines
 from jepa_edge.sources import SourceOptions, open_source
+from jepa_edge.text import Label
 from jepa_edge.world_model import WorldModel
 
 STEPS = 7
@@ -192,6 +195,18 @@ def test_json_lines_are_json_with_levels_spelled_out(recording: Path, model: Wor
     assert {line["level"] for line in lines} == {"UNKNOWN"}
     assert all("uncalibrated" in line["reasons"] for line in lines)
     assert all(line["score"] is None for line in lines)
+
+
+def test_labels_of_a_strangers_bundle_do_not_reach_the_terminal_raw(
+    model: WorldModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = Observation(stamp_s=0.0, frame=np.zeros((8, 8, 3), np.uint8))
+    update = Session(model, None).step(seen)
+    evil = Label(text="cup\x1b]0;owned\x07\x1b[2J\u202e", probability=0.9, similarity=0.5)
+    plain_lines()(seen, Published(flag=update.flag, labels=(evil,), changed=True))
+    told = capsys.readouterr().out
+    assert r"label: cup\x1b]0;owned\x07\x1b[2J\u202e (0.90)" in told
+    assert told.replace("\n", "").isprintable()
 
 
 def test_a_slow_video_keeps_its_own_time(model: WorldModel, tmp_path: Path) -> None:

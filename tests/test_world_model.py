@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from safetensors.numpy import save_file
 from jepa_edge.bundle import Bundle, seal, staged_bundle
 from jepa_edge.errors import BundleError, InputError
 from jepa_edge.golden import GOLDEN_NAME, Golden
+from jepa_edge.manifest import ClipSpec
 from jepa_edge.metrics import centered_cosine, sqnr_db
-from jepa_edge.world_model import WorldModel
+from jepa_edge.world_model import WorldModel, encode_frames
+
+from .passive_world import DIM, SIZE, TOKENS, expected_energy, make_passive_bundle
 
 
 def test_encode_and_predict_follow_the_graphs(linear_bundle: Path, world: Any) -> None:
@@ -129,3 +133,29 @@ def test_golden_data_that_does_not_fit_is_refused(linear_bundle: Path, damage: s
         seal(staging, bundle.manifest)
     with pytest.raises(BundleError, match=r"golden\.safetensors"):
         WorldModel.load(linear_bundle)
+
+
+def test_masked_energy_takes_the_latents_of_its_frames_alone(tmp_path: Path) -> None:
+    model = WorldModel.load(make_passive_bundle(tmp_path / "passive.jepa"))
+    frames = np.random.default_rng(2).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+    latents = model.encode(frames)
+    np.testing.assert_allclose(
+        model.masked_energy(frames, latents), expected_energy(frames), rtol=1e-4
+    )
+    for wrong in (
+        latents[:2],
+        latents[0],
+        latents[:, :5],
+        latents[:, :, :5],
+        latents.mean(axis=1, keepdims=True),
+    ):
+        told = f"{wrong.shape}, expected {(3, TOKENS, DIM)}"
+        with pytest.raises(InputError, match=re.escape(told)):
+            model.masked_energy(frames, wrong)
+
+
+def test_camera_frames_are_no_clips(tmp_path: Path) -> None:
+    clip = ClipSpec(frames=2, tubelet=2, stride=1, hop=2)
+    model = WorldModel.load(make_passive_bundle(tmp_path / "passive.jepa", clip=clip))
+    with pytest.raises(InputError, match="the model takes clips: gather them"):
+        encode_frames(model, np.zeros((4, SIZE, SIZE, 3), np.uint8))

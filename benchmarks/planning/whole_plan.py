@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jepa_edge.manifest import ActionSpec, LatentSpec
 from jepa_edge.planner import Planner, PlannerConfig
 from planning.onnx_files import OnnxFiles
 from planning.ours import PRECISIONS, load_engine
@@ -21,10 +22,13 @@ def run_whole_plan(problem: Problem, repeats: int, threads: int, files: OnnxFile
     """Return the median wall time and CPU time of a plan per precision, turns taken."""
     setting, config = problem.setting, problem.model.config
     size = config.action_dim
+    action = ActionSpec(dim=size, block=1, mean=(0.0,) * size, std=(1.0,) * size)
     manifest = SimpleNamespace(
-        action=SimpleNamespace(dim=size, mean=(0.0,) * size, std=(1.0,) * size, low=(), high=()),
-        latent=SimpleNamespace(tokens=1, dim=config.latent_dim),
+        action=action,
+        require_action=lambda: action,
+        latent=LatentSpec(tokens=1, dim=config.latent_dim),
         history=config.history,
+        min_history=None,
     )
     planners = {}
     for precision in PRECISIONS:

@@ -23,7 +23,7 @@ from jepa_edge.calibration.fit_density import fit_flow, fit_rnd
 from jepa_edge.channels import first_step
 from jepa_edge.latent_variable import Transitions
 from jepa_edge.monitor import Monitor
-from jepa_edge.passive import pool
+from jepa_edge.pooling import token_means
 from jepa_edge.progress import Progress
 
 Episodes = Sequence[EncodedEpisode]
@@ -71,7 +71,7 @@ def baseline_traces(
     spec = monitor.model.manifest
     first, compared = first_step(spec.history), spec.latent.compared
     titles = NAMES if spec.action is not None else NAMES[:2]
-    pooled = [pool(episode.latents, compared) for episode in splits["fit"]]
+    pooled = [token_means(episode.latents, compared, np.float32) for episode in splits["fit"]]
     owner = np.repeat(np.arange(len(pooled)), [len(rows) for rows in pooled])
     values = np.concatenate(pooled)
     flow = monitor.observer.flow  # the monitor's own flow, fitted on these very latents
@@ -83,7 +83,7 @@ def baseline_traces(
         """The scores of the frames that the monitor judges too, a row for each title."""
         if len(episode.latents) <= first:
             return np.empty((len(titles), 0))
-        seen = pool(episode.latents, compared)[first:]
+        seen = token_means(episode.latents, compared, np.float32)[first:]
         rows = [flow.score(seen), rnd.score(seen)]
         if spec.action is not None:
             transitions, observed = _one_step(monitor, episode, first)

@@ -272,8 +272,8 @@ BoundPlanner* make_planner(const std::string& method, std::size_t horizon, std::
                            double init_std, std::uint64_t seed, const std::string& returned,
                            std::vector<float> action_mean, std::vector<float> action_std,
                            std::vector<float> low, std::vector<float> high, double noise_beta,
-                           std::size_t keep_elites, double momentum, double population_decay,
-                           bool deterministic, double temperature) {
+                           std::size_t keep_elites, std::optional<double> momentum,
+                           double population_decay, bool deterministic, double temperature) {
   using jepa_edge::Method;
   using jepa_edge::Returned;
   return new BoundPlanner({

@@ -21,7 +21,7 @@ void require(bool holds, const std::string& message) {
   }
 }
 
-bool all_finite(const std::vector<float>& values) {
+bool all_finite(std::span<const float> values) noexcept {
   return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
 }
 
@@ -65,14 +65,15 @@ std::vector<float> paneled(const std::vector<float>& matrix, std::size_t dim) {
   return result;
 }
 
-/// Token mean of a latent (N, D) minus the recorded one, into every kRows-th number of out.
-void centre(const float* latent, const LatentShape& shape, std::span<const float> mean,
-            float* out) noexcept {
-  const float share = 1.0F / static_cast<float>(shape.tokens);
-  for (std::size_t d = 0; d < shape.dim; ++d) {
+/// Mean over the first tokens of a latent (N, D), minus the recorded one (C), into every kRows-th
+/// number of out.
+void centre(const float* latent, std::size_t tokens, std::size_t stride,
+            std::span<const float> mean, float* out) noexcept {
+  const float share = 1.0F / static_cast<float>(tokens);
+  for (std::size_t d = 0; d < mean.size(); ++d) {
     float total = 0.0F;
-    for (std::size_t n = 0; n < shape.tokens; ++n) {
-      total += latent[n * shape.dim + d];
+    for (std::size_t n = 0; n < tokens; ++n) {
+      total += latent[n * stride + d];
     }
     out[d * kRows] = total * share - mean[d];
   }
@@ -137,34 +138,36 @@ double risk_of(std::span<float> energies, const ObjectiveSettings& settings) noe
 }
 
 double step_spread(std::span<const float> latents, std::size_t samples, std::size_t horizon,
-                   std::size_t step) noexcept {
+                   std::size_t step, const ComparedPart& part) noexcept {
   if (samples < 2) {
     return 0.0;
   }
   const std::size_t stride = latents.size() / samples;
-  const std::size_t size = stride / horizon;
-  const float* first = latents.data() + step * size;
   const auto count = static_cast<double>(samples);
   double total = 0.0;
-  for (std::size_t begin = 0; begin < size; begin += kLanes) {
-    const std::size_t lanes = std::min(kLanes, size - begin);
-    std::array<double, kLanes> mean{};
-    std::array<double, kLanes> squares{};
-    for (std::size_t m = 0; m < samples; ++m) {
-      for (std::size_t lane = 0; lane < lanes; ++lane) {
-        mean[lane] += static_cast<double>(first[m * stride + begin + lane]) / count;
+  for (std::size_t run = 0; run < part.runs; ++run) {
+    const float* first = latents.data() + step * (stride / horizon) + run * part.stride;
+    for (std::size_t begin = 0; begin < part.length; begin += kLanes) {
+      const std::size_t lanes = std::min(kLanes, part.length - begin);
+      std::array<double, kLanes> mean{};
+      std::array<double, kLanes> squares{};
+      for (std::size_t m = 0; m < samples; ++m) {
+        for (std::size_t lane = 0; lane < lanes; ++lane) {
+          mean[lane] += static_cast<double>(first[m * stride + begin + lane]) / count;
+        }
       }
-    }
-    for (std::size_t m = 0; m < samples; ++m) {
-      for (std::size_t lane = 0; lane < lanes; ++lane) {
-        squares[lane] += square(static_cast<double>(first[m * stride + begin + lane]) - mean[lane]);
+      for (std::size_t m = 0; m < samples; ++m) {
+        for (std::size_t lane = 0; lane < lanes; ++lane) {
+          squares[lane] +=
+              square(static_cast<double>(first[m * stride + begin + lane]) - mean[lane]);
+        }
       }
-    }
-    for (std::size_t lane = 0; lane < lanes; ++lane) {
-      total += squares[lane];
+      for (std::size_t lane = 0; lane < lanes; ++lane) {
+        total += squares[lane];
+      }
     }
   }
-  return total / ((count - 1.0) * static_cast<double>(size));
+  return total / ((count - 1.0) * static_cast<double>(part.runs * part.length));
 }
 
 Objective::Objective(const ObjectiveSettings& settings, ObjectiveData data,
@@ -183,6 +186,11 @@ Objective::Objective(const ObjectiveSettings& settings, ObjectiveData data,
           "energy_tokens " + number(settings_.energy_tokens) + " and energy_dim " +
               number(settings_.energy_dim) + " exceed the latent, (" + number(shape.tokens) + ", " +
               number(shape.dim) + ")");
+  // Whole tokens lie one behind the other.
+  const bool whole = settings_.energy_dim == shape.dim;
+  part_ = {.runs = whole ? 1 : settings_.energy_tokens,
+           .length = whole ? settings_.energy_tokens * shape.dim : settings_.energy_dim,
+           .stride = shape.dim};
   require(settings.alpha > 0.0 && settings.alpha <= 1.0,
           "alpha is " + number(settings.alpha) + ", expected above 0, at most 1");
   for (const double weight : {settings.kappa, settings.world_weight, settings.spread_weight}) {
@@ -194,12 +202,13 @@ Objective::Objective(const ObjectiveSettings& settings, ObjectiveData data,
       settings.spread_discount > 0.0 && settings.spread_discount <= 1.0,
       "spread_discount is " + number(settings.spread_discount) + ", expected above 0, at most 1");
   if (settings.world_weight > 0.0) {
-    require(data_.world_mean.size() == shape.dim &&
-                data_.world_whiten.size() == shape.dim * shape.dim &&
-                all_finite(data_.world_mean) && all_finite(data_.world_whiten),
-            "world_weight needs a finite world_mean (D) and world_whiten (D, D), D = " +
-                number(shape.dim));
-    data_.world_whiten = paneled(data_.world_whiten, shape.dim);
+    const std::size_t dim = settings_.energy_dim;
+    require(
+        data_.world_mean.size() == dim && data_.world_whiten.size() == dim * dim &&
+            all_finite(data_.world_mean) && all_finite(data_.world_whiten),
+        "world_weight needs a finite world_mean (C) and world_whiten (C, C), C = energy_dim = " +
+            number(dim));
+    data_.world_whiten = paneled(data_.world_whiten, dim);
   }
   if (settings.spread_weight > 0.0 || settings.trust_horizon) {
     require(shape.samples >= 2,
@@ -211,27 +220,39 @@ Objective::Objective(const ObjectiveSettings& settings, ObjectiveData data,
   }
 }
 
-std::size_t Objective::scratch_size() const noexcept { return shape_.samples + kRows * shape_.dim; }
+std::size_t Objective::scratch_size() const noexcept {
+  return shape_.samples + kRows * settings_.energy_dim;
+}
+
+/// Whether the tokens and channels of a latent (N, D) that energies leave out are finite. Those
+/// that they see need no look: a distance from them is not finite either.
+bool Objective::rest_is_finite(const float* latent) const noexcept {
+  const std::size_t behind = shape_.dim - settings_.energy_dim;
+  for (std::size_t n = 0; behind > 0 && n < settings_.energy_tokens; ++n) {
+    if (!all_finite({latent + n * shape_.dim + settings_.energy_dim, behind})) {
+      return false;
+    }
+  }
+  const std::size_t seen = settings_.energy_tokens * shape_.dim;
+  return all_finite({latent + seen, shape_.tokens * shape_.dim - seen});
+}
 
 /// Distance of a latent (N * D) to the nearest of goals (G, N * D).
 double Objective::goal_distance(const float* latent, std::span<const float> goals) const noexcept {
-  const std::size_t tokens = settings_.energy_tokens;
-  const std::size_t dim = settings_.energy_dim;
-  // Whole tokens lie one behind the other.
-  const std::size_t runs = dim == shape_.dim ? 1 : tokens;
-  const std::size_t run = tokens * dim / runs;
   double least = std::numeric_limits<double>::infinity();
-  bool ordered = true;
+  bool ordered = rest_is_finite(latent);
   for (std::size_t begin = 0; begin < goals.size(); begin += shape_.tokens * shape_.dim) {
     double distance = 0.0;
-    for (std::size_t offset = 0; offset < runs * shape_.dim; offset += shape_.dim) {
-      const float* goal = goals.data() + begin + offset;
-      distance += settings_.distance == Distance::kSquares
-                      ? sum_apart(latent + offset, goal, run, [](double v) { return v * v; })
-                      : sum_apart(latent + offset, goal, run, [](double v) { return std::abs(v); });
+    for (std::size_t run = 0; run < part_.runs; ++run) {
+      const float* predicted = latent + run * part_.stride;
+      const float* goal = goals.data() + begin + run * part_.stride;
+      distance +=
+          settings_.distance == Distance::kSquares
+              ? sum_apart(predicted, goal, part_.length, [](double v) { return v * v; })
+              : sum_apart(predicted, goal, part_.length, [](double v) { return std::abs(v); });
     }
     if (settings_.distance == Distance::kAbsolute) {
-      distance /= static_cast<double>(tokens * dim);
+      distance /= static_cast<double>(part_.runs * part_.length);
     }
     ordered = ordered && !std::isnan(distance);
     least = std::min(least, distance);
@@ -250,7 +271,7 @@ float Objective::energy(std::span<const float> latents, std::span<const float> g
     double discount = 1.0;
     for (std::size_t h = 0; h < horizon; ++h) {
       const double excess =
-          step_spread(latents, samples, horizon, h) - static_cast<double>(data_.radius[h]);
+          step_spread(latents, samples, horizon, h, part_) - static_cast<double>(data_.radius[h]);
       discount *= settings_.spread_discount;
       if (std::isnan(excess)) {
         return std::numeric_limits<float>::quiet_NaN();
@@ -279,17 +300,19 @@ float Objective::energy(std::span<const float> latents, std::span<const float> g
   }
   if (settings_.world_weight > 0.0) {
     const std::size_t rows = samples * trusted;
+    const std::size_t dim = settings_.energy_dim;
     float* centred = scratch.data() + shape_.samples;
     double squares = 0.0;
     for (std::size_t begin = 0; begin < rows; begin += kRows) {
-      std::fill_n(centred, kRows * shape_.dim, 0.0F);
+      std::fill_n(centred, kRows * dim, 0.0F);
       for (std::size_t row = begin; row < std::min(rows, begin + kRows); ++row) {
         const std::size_t step = row / trusted * horizon + row % trusted;
-        centre(latents.data() + step * size, shape_, data_.world_mean, centred + row - begin);
+        centre(latents.data() + step * size, settings_.energy_tokens, shape_.dim, data_.world_mean,
+               centred + row - begin);
       }
-      squares += squared_norms(centred, data_.world_whiten, shape_.dim);
+      squares += squared_norms(centred, data_.world_whiten, dim);
     }
-    total += settings_.world_weight * squares / static_cast<double>(rows * shape_.dim);
+    total += settings_.world_weight * squares / static_cast<double>(rows * dim);
   }
   const auto energy = static_cast<float>(total);
   return std::isfinite(energy) ? energy : std::numeric_limits<float>::quiet_NaN();

@@ -74,11 +74,60 @@ TEST_CASE("risk measures") {
   CHECK(jepa_edge::risk_of(thirty, {.risk = Risk::kCvar, .alpha = 0.1}) == 2.0);
 }
 
-TEST_CASE("the spread is the variance over futures per latent number") {
-  CHECK(jepa_edge::step_spread(kLatents, 2, 3, 0) == 0.0);
-  CHECK(jepa_edge::step_spread(kLatents, 2, 3, 1) == doctest::Approx(1.0));
-  CHECK(jepa_edge::step_spread(kLatents, 2, 3, 2) == doctest::Approx(4.0));
-  CHECK(jepa_edge::step_spread(kLatents, 1, 3, 2) == 0.0);
+TEST_CASE("the spread is the variance over futures per latent number that counts") {
+  constexpr jepa_edge::ComparedPart kWhole{.runs = 1, .length = 2, .stride = 2};
+  CHECK(jepa_edge::step_spread(kLatents, 2, 3, 0, kWhole) == 0.0);
+  CHECK(jepa_edge::step_spread(kLatents, 2, 3, 1, kWhole) == doctest::Approx(1.0));
+  CHECK(jepa_edge::step_spread(kLatents, 2, 3, 2, kWhole) == doctest::Approx(4.0));
+  CHECK(jepa_edge::step_spread(kLatents, 1, 3, 2, kWhole) == 0.0);
+  constexpr jepa_edge::ComparedPart kFirst{.runs = 1, .length = 1, .stride = 2};
+  CHECK(jepa_edge::step_spread(kLatents, 2, 3, 2, kFirst) == doctest::Approx(8.0));
+}
+
+namespace {
+
+/// Two futures of one step, 3 tokens of 3 channels; the last of each is the robot's own state,
+/// which energies leave out.
+constexpr LatentShape kState{.candidates = 1, .samples = 2, .horizon = 1, .tokens = 3, .dim = 3};
+constexpr ObjectiveSettings kPart{.energy_tokens = 2, .energy_dim = 2};
+const std::vector<float> kStates{1.0F, 0.0F, 900.0F, 3.0F, 0.0F, -7.0F, 500.0F, 600.0F, 1.0F,
+                                 1.0F, 2.0F, -80.0F, 5.0F, 2.0F, 70.0F, -50.0F, 8.0F,   9.0F};
+
+float energy_of_states(ObjectiveSettings settings, ObjectiveData data = {},
+                       const std::vector<float>& latents = kStates) {
+  settings.energy_tokens = kPart.energy_tokens;
+  settings.energy_dim = kPart.energy_dim;
+  const Objective objective(settings, std::move(data), kState);
+  std::vector<float> scratch(objective.scratch_size());
+  return objective.energy(latents, std::vector<float>(9, 0.0F), scratch);
+}
+
+}  // namespace
+
+TEST_CASE("the world energy and the spread leave the robot's own state out") {
+  const float goal = energy_of_states({});
+  CHECK(goal == (10.0F + 34.0F) / 2.0F);
+  ObjectiveData data{
+      .radius = {}, .world_mean = {1.0F, 0.0F}, .world_whiten = {2.0F, 0.0F, 0.0F, 1.0F}};
+  // Token means (2, 0) and (3, 2): ((2 (2 - 1))^2 + 0 + (2 (3 - 1))^2 + 2^2) / (2 futures * 2).
+  CHECK(energy_of_states({.world_weight = 1.0}, data) == doctest::Approx(22.0 + 24.0 / 4.0));
+  // Variances 0, 2, 2, 2 of the four numbers that count.
+  CHECK(energy_of_states({.spread_weight = 1.0}, {.radius = {0.5F}}) ==
+        doctest::Approx(22.0 + 1.0));
+  CHECK(std::isfinite(energy_of_states({.trust_horizon = true}, {.radius = {1.5F}})));
+}
+
+TEST_CASE(
+    "a state that is not a number makes the candidate diverge, though energies leave it out") {
+  for (const std::size_t at : {2U, 6U, 8U, 14U, 17U}) {
+    for (const float mark :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      std::vector<float> latents = kStates;
+      latents[at] = mark;
+      CHECK(std::isnan(energy_of_states({}, {}, latents)));
+      CHECK(std::isnan(energy_of_states({.risk = Risk::kCvar}, {}, latents)));
+    }
+  }
 }
 
 TEST_CASE("spread above the radius is charged, later steps less") {
@@ -157,6 +206,8 @@ TEST_CASE("objectives that lack their numbers are refused") {
   refused({.alpha = 1.1});
   refused({.kappa = -1.0});
   refused({.world_weight = 1.0});
+  refused({.world_weight = 1.0, .energy_dim = 1},
+          {.radius = {}, .world_mean = {0.0F, 0.0F}, .world_whiten = {1.0F, 0.0F, 0.0F, 1.0F}});
   refused({.spread_weight = 1.0});
   refused({.spread_discount = 0.0});
   refused({.trust_horizon = true}, {.radius = {1.0F, 1.0F}});

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jepa_edge.errors import InputError
 from jepa_edge.manifest import ActionSpec, LatentSpec, NoiseSpec, ObservationSpec, StateSpec
 from jepa_edge.progress import Progress, silent
 
@@ -56,13 +57,45 @@ class GraphModule:
 class Masks:
     """K patterns of hidden tokens; see `jepa_edge.manifest.MaskSpec`.
 
-    visible: (K, V), hidden: (K, M), token indices, ascending in each row.
+    visible: (K, V), hidden: (K, M), token indices, ascending in each row; none is in both.
+    Raises InputError when they are not.
     """
 
     visible: NDArray[np.int64]
     hidden: NDArray[np.int64]
     target_norm: bool
     distance: Literal["l1", "l2", "smooth_l1"]
+
+    def __post_init__(self) -> None:
+        check_patterns(self.visible, self.hidden)
+
+
+def check_patterns(visible: NDArray[np.int64], hidden: NDArray[np.int64]) -> None:
+    """Raise InputError unless visible (K, V) and hidden (K, M) are patterns as `Masks` has them."""
+    for name, rows in (("visible", visible), ("hidden", hidden)):
+        if rows.ndim != 2 or not rows.size or rows.dtype != np.int64 or rows.min() < 0:
+            raise InputError(
+                f"masks.{name} is {rows.dtype} {rows.shape}, expected int64 (patterns, tokens) of "
+                "token indices from 0; correct the patterns"
+            )
+        falling = np.flatnonzero((np.diff(rows) <= 0).any(axis=1))
+        if len(falling):
+            raise InputError(
+                f"masks.{name}[{falling[0]}] is {rows[falling[0]].tolist()[:8]} ..., expected "
+                "token indices that ascend, each once; sort them"
+            )
+    if len(visible) != len(hidden):
+        raise InputError(
+            f"masks have {len(visible)} visible and {len(hidden)} hidden patterns, expected as "
+            "many; give each pattern both"
+        )
+    for index, (seen, asked) in enumerate(zip(visible, hidden, strict=True)):
+        both = np.intersect1d(seen, asked)
+        if len(both):
+            raise InputError(
+                f"masks: pattern {index} has token {both[0]} visible and hidden, expected one of "
+                "them; take it out of one"
+            )
 
 
 class Reference(Protocol):
@@ -105,8 +138,9 @@ class LoadedModel:
     """A checkpoint in memory: what the manifest will say, and the torch modules of its graphs.
 
     graphs: by name, those that the model has. assumed: dotted names, such as "action.mean", of
-    what neither the checkpoint nor the --spec file said, so that a default stands in. also_read:
-    weights files beside the checkpoint's own, for the provenance.
+    what neither the checkpoint nor the --spec file said, so that a default stands in. notes:
+    sentences for the report's warnings. also_read: weights files beside the checkpoint's own, for
+    the provenance.
 
     Only where a family can do better than its graphs as they are: reference: torch's answers from
     the module before it was rewritten. prepare: is given calibration frames (B, H, W, 3) before the
@@ -126,6 +160,7 @@ class LoadedModel:
     masks: Masks | None = None
     graphs: dict[str, GraphModule]
     assumed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     also_read: tuple[Path, ...] = ()
     reference: Reference | None = None
     prepare: Callable[[NDArray[np.uint8]], None] | None = None

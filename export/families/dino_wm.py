@@ -7,6 +7,7 @@ its reproductions in facebookresearch/jepa-wms (16 x 16 patches of 224).
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -17,12 +18,17 @@ from torch import Tensor
 
 from jepa_edge.errors import CheckpointError
 from jepa_edge.export.families.base import Checkpoint, GraphModule, LoadedModel
-from jepa_edge.export.families.dino_wm_encoder import Parts, encoder_tensors, split_parts
+from jepa_edge.export.families.dino_wm_encoder import (
+    Parts,
+    encoder_tensors,
+    plain_name,
+    split_parts,
+)
 from jepa_edge.export.families.dino_wm_model import DinoWM, DinoWMConfig, PredictorGraph
 from jepa_edge.export.families.dino_wm_specs import ModelSettings, Sections
 from jepa_edge.export.families.dinov2_frames import FrameEncoder, Standardize, StateEmbedding
 from jepa_edge.export.families.dinov2_keys import load_dinov2
-from jepa_edge.export.families.loading import fill
+from jepa_edge.export.families.loading import depth_of, fill, shape_of
 from jepa_edge.manifest import FitSpec, LatentSpec
 
 DIM_HEAD = 64
@@ -35,6 +41,10 @@ _FRAMES = (3, 4, 2, 5, 6, 7, 8, 1)
 _PLANNED_FRAMES = 2
 """jepa-wms plans with 2 frames, though it learns positions for 4."""
 _TABLE, _QKV = "pos_embedding", "transformer.layers.0.0.to_qkv.weight"
+_HIDDEN = "transformer.layers.0.1.net.1.weight"
+_PASS = (
+    "pass a whole DINO-WM's state dict with the parts predictor, action_encoder and proprio_encoder"
+)
 _MASK = re.compile(r"transformer\.layers\.\d+\.0\.bias$")
 """jepa-wms stores its causal mask among the weights."""
 
@@ -46,7 +56,7 @@ class DinoWMFamily:
 
     def matches(self, names: Collection[str], config: Mapping[str, Any]) -> bool:
         """Whether a checkpoint is a DINO-WM's, by its tensors' names and its config.json."""
-        plain = {name.replace("module.", "") for name in names}
+        plain = {plain_name(name) for name in names}
         return f"predictor.{_QKV}" in plain and f"predictor.{_TABLE}" in plain
 
     def load(self, checkpoint: Checkpoint) -> LoadedModel:
@@ -56,8 +66,9 @@ class DinoWMFamily:
         parts["predictor"] = {k: v for k, v in parts["predictor"].items() if not _MASK.match(k)}
         sections = Sections(checkpoint)
         settings = sections.model()
+        shapes = _shapes(parts, where)
+        frames, side = _window(shapes.table[1], where, settings)
         tensors, encoder_where = encoder_tensors(checkpoint, parts, settings)
-        frames, side = _window(parts, where, settings)
         vision = load_dinov2(
             tensors,
             encoder_where,
@@ -65,7 +76,7 @@ class DinoWMFamily:
             heads=settings.encoder_heads,
             positions=settings.positions,
         )
-        config = _config(parts, where, settings, frames=frames, visual_dim=vision.dim)
+        config = _config(shapes, where, settings, frames=frames, visual_dim=vision.dim)
         with torch.device("meta"):
             model = DinoWM(config)
         fill(
@@ -162,19 +173,46 @@ def _joined(parts: Parts) -> dict[str, Tensor]:
     return {f"{part}.{name}": t for part in names for name, t in parts[part].items()}
 
 
-def _window(parts: Parts, where: str, settings: ModelSettings) -> tuple[int, int]:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Shapes:
+    """Shapes of the tensors that sizes are read from. state: None without own state."""
+
+    table: tuple[int, ...]
+    qkv: tuple[int, ...]
+    hidden: tuple[int, ...]
+    action: tuple[int, ...]
+    state: tuple[int, ...] | None
+    depth: int
+
+
+def _shapes(parts: Parts, where: str) -> _Shapes:
+    tensors = {f"{part}.{name}": t for part in parts for name, t in parts[part].items()}
+
+    def shape(name: str, ndim: int) -> tuple[int, ...]:
+        return shape_of(tensors, name, ndim, where, _PASS)
+
+    found = _Shapes(
+        table=shape(f"predictor.{_TABLE}", 3),
+        action=shape("action_encoder.patch_embed.weight", 3),
+        qkv=shape(f"predictor.{_QKV}", 2),
+        hidden=shape(f"predictor.{_HIDDEN}", 2),
+        state=shape("proprio_encoder.patch_embed.weight", 3) if parts["proprio_encoder"] else None,
+        depth=depth_of(parts["predictor"], "transformer.layers", where),
+    )
+    if found.qkv[0] % 3:
+        raise CheckpointError(
+            f"{where}: tensor 'predictor.{_QKV}' has {found.qkv[0]} rows, expected a multiple of "
+            f"3: query, key and value; {_PASS}"
+        )
+    return found
+
+
+def _window(rows: int, where: str, settings: ModelSettings) -> tuple[int, int]:
     """Return for how many frames positions were learned, and the patches along a frame's side."""
-    for part, name in (("predictor", _TABLE), ("action_encoder", "patch_embed.weight")):
-        if name not in parts[part]:
-            raise CheckpointError(
-                f"{where} lacks the tensor '{part}.{name}'; pass a DINO-WM's state dict with the "
-                "parts predictor, action_encoder and proprio_encoder"
-            )
-    rows = parts["predictor"][_TABLE].shape[1]
     size = settings.image_size
     for frames in _FRAMES:
         side = round((rows / frames) ** 0.5)
-        fits = side * side * frames == rows and frames >= (settings.history or 1)
+        fits = side > 0 and side * side * frames == rows and frames >= (settings.history or 1)
         if fits and (size is None or size in (16 * side, 14 * side)):
             return frames, side
     pictures = f" of {size} pixels" if size else ""
@@ -187,35 +225,30 @@ def _window(parts: Parts, where: str, settings: ModelSettings) -> tuple[int, int
 
 
 def _config(
-    parts: Parts, where: str, settings: ModelSettings, *, frames: int, visual_dim: int
+    shapes: _Shapes, where: str, settings: ModelSettings, *, frames: int, visual_dim: int
 ) -> DinoWMConfig:
-    predictor = parts["predictor"]
-    action = parts["action_encoder"]["patch_embed.weight"]
-    state = parts["proprio_encoder"].get("patch_embed.weight")
-    rows, dim = predictor[_TABLE].shape[1:]
-    inner = predictor[_QKV].shape[0] // 3
+    _, rows, dim = shapes.table
+    inner = shapes.qkv[0] // 3
     heads = settings.heads or max(inner // DIM_HEAD, 1)
-    hidden = predictor.get("transformer.layers.0.1.net.1.weight")
-    if inner % heads or hidden is None:
+    if inner % heads:
         raise CheckpointError(
-            f"{where}: {heads} heads do not divide the predictor's {inner} channels, or it has no "
-            "feed-forward layers; give [model] heads, or pass the whole file"
+            f"{where}: {heads} heads do not divide the predictor's {inner} channels; give [model] "
+            "heads of its training config"
         )
-    depth = {m[1] for n in predictor if (m := re.match(r"transformer\.layers\.(\d+)\.", n))}
     config = DinoWMConfig(
         visual_dim=visual_dim,
         patches=rows // frames,
         frames=frames,
-        action_dim=action.shape[1],
-        action_emb_dim=action.shape[0],
+        action_dim=shapes.action[1],
+        action_emb_dim=shapes.action[0],
         action_repeat=settings.num_action_repeat,
-        state_dim=0 if state is None else state.shape[1],
-        state_emb_dim=0 if state is None else state.shape[0],
+        state_dim=shapes.state[1] if shapes.state else 0,
+        state_emb_dim=shapes.state[0] if shapes.state else 0,
         state_repeat=settings.num_proprio_repeat,
-        depth=len(depth),
+        depth=shapes.depth,
         heads=heads,
         inner_dim=inner,
-        mlp_dim=hidden.shape[0],
+        mlp_dim=shapes.hidden[0],
     )
     if config.dim != dim:
         raise CheckpointError(

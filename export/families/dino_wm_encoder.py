@@ -11,6 +11,7 @@ from torch import Tensor
 from jepa_edge.errors import CheckpointError
 from jepa_edge.export.families.base import Checkpoint
 from jepa_edge.export.families.dino_wm_specs import ModelSettings
+from jepa_edge.export.families.loading import strip, unwrapped
 from jepa_edge.export.shards import find_index
 from jepa_edge.export.weights import read_state_dict
 
@@ -18,23 +19,32 @@ _PARTS = ("predictor", "action_encoder", "proprio_encoder", "encoder")
 _TRAINING = ("decoder", "opt", "scaler", "epoch", "heads")
 """Entries of training checkpoints that inference never reads."""
 _NAMES = ("model.safetensors", "pytorch_model.bin")
+_SHOWN = 80
+"""Letters of a path in a message, where it may be of any length."""
 _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
 Parts = dict[str, dict[str, Tensor]]
 
 
+def plain_name(name: str) -> str:
+    """Return a tensor's name without DDP's and torch.compile's prefixes."""
+    return unwrapped(unwrapped(name, ("module.", "model.")), ("module.",), _PARTS)
+
+
 def split_parts(tensors: Mapping[str, Tensor], where: str) -> Parts:
-    """Return the tensors of each part under their names within it, without DDP's `module.`.
+    """Return the tensors of each part under their `plain_name` within it.
 
     Parts: predictor, action_encoder, proprio_encoder, encoder; one that is not there is empty.
-    Raises CheckpointError for tensors that belong to none, apart from decoders and optimizers.
+    Raises CheckpointError for tensors that belong to none, apart from decoders and optimizers, and
+    for two of one name.
     """
     parts: Parts = {name: {} for name in _PARTS}
     strange = []
-    for full, tensor in tensors.items():
-        part, _, name = full.removeprefix("model.").partition(".")
+    plain = strip(strip(tensors, where, ("module.", "model.")), where, ("module.",), _PARTS)
+    for full, tensor in plain.items():
+        part, _, name = full.partition(".")
         if part in parts:
-            parts[part][name.removeprefix("module.")] = tensor
+            parts[part][name] = tensor
         elif part not in _TRAINING and not part.endswith("_optimizer"):
             strange.append(full)
     if strange:
@@ -71,10 +81,17 @@ def encoder_tensors(
 
 def _encoder_file(checkpoint: Path, encoder: str) -> Path:
     beside = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / encoder
-    path = beside if beside.exists() else Path(encoder)
-    if path.is_file():
+    try:
+        path = beside if beside.exists() else Path(encoder)
+        is_file, is_directory = path.is_file(), path.is_dir()
+    except (OSError, ValueError) as error:  # a name too long for the file system, or with a NUL
+        raise CheckpointError(
+            f"[model] encoder is {encoder[:_SHOWN]!r}, which no file can be called ({error}); "
+            "give the path of the encoder's weights, or of their directory"
+        ) from error
+    if is_file:
         return path
-    if not path.is_dir():
+    if not is_directory:
         raise CheckpointError(
             f"[model] encoder names {encoder!r}, which is neither beside {checkpoint} nor here; "
             "give the path of the encoder's weights, or of their directory"

@@ -8,13 +8,21 @@ until --spec gives [action] and [state] mean and std.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 import msgspec
 
 from jepa_edge.errors import CheckpointError
 from jepa_edge.export.families.base import Checkpoint
-from jepa_edge.manifest import ActionSpec, FitSpec, ObservationSpec, StateSpec
+from jepa_edge.manifest import (
+    ActionSpec,
+    FitSpec,
+    ObservationSpec,
+    StateSpec,
+    check_numbers,
+    check_std,
+)
 
 RELEASED_BLOCK = 5
 """Environment steps per action block in every released simulated model (upstream's frameskip)."""
@@ -34,7 +42,7 @@ class ModelSettings:
     positions: whose interpolation of the encoder's positions, "dinov2" (torch.hub's, on which the
     world models were trained) or "transformers". image_size: side of the camera pictures, pixels.
     history: the most frames that the predictor is given. num_action_repeat, num_proprio_repeat: as
-    in upstream's training config.
+    in the training config of upstream's DINO-WM; a JEPA-WM has none.
     """
 
     encoder: str | None = None
@@ -66,10 +74,13 @@ class Sections:
             beside = found if isinstance(found, dict) else {}
             self._said[name] = {**beside, **checkpoint.spec.get(name, {})}
 
-    def model(self) -> ModelSettings:
-        """Return section [model]. Raises CheckpointError for unknown or misfitting entries."""
+    def model(self, *, without: Collection[str] = ()) -> ModelSettings:
+        """Return section [model]. without: entries that this model has no use for.
+
+        Raises CheckpointError for unknown or misfitting entries.
+        """
         said = self._said["model"]
-        known = {field.name for field in dataclasses.fields(ModelSettings)}
+        known = {field.name for field in dataclasses.fields(ModelSettings)} - set(without)
         if unknown := sorted(said.keys() - known):
             raise CheckpointError(
                 f"--spec, [model] has the unknown key {unknown[0]!r}, expected one of "
@@ -116,7 +127,6 @@ class Sections:
                 f"{' in clips' if seen.clip else ''}, expected single pictures of {size} x {size}; "
                 "give [model] image_size to change it"
             )
-        _check_std("observation", seen.std)
         return seen
 
     def action(self, dim: int) -> ActionSpec:
@@ -137,7 +147,6 @@ class Sections:
                 f"action.dim is {action.dim}, expected {dim}: what the action encoder takes, a "
                 "whole block flattened; correct --spec"
             )
-        _check_std("action", action.std)
         return action
 
     def state(self, dim: int) -> tuple[StateSpec | None, Statistics]:
@@ -151,13 +160,16 @@ class Sections:
                 )
             return None, Statistics(mean=(), std=())
         numbers = {}
-        for name, default in (("mean", 0.0), ("std", 1.0)):
+        for name, default, check in (("mean", 0.0, check_numbers), ("std", 1.0, check_std)):
             values = said.pop(name, None)
             if values is None:
                 self.assumed.append(f"state.{name}")
                 values = [default] * dim
             numbers[name] = _numbers(f"state.{name}", values, dim)
-        _check_std("state", numbers["std"])
+            try:
+                check(f"state.{name}", numbers[name])
+            except ValueError as error:
+                raise CheckpointError(f"--spec: {error}") from error
         self._said["state"] = said
         units = "z-score" if "state.mean" in self.assumed else ""
         spec = self._complete("state", StateSpec(dim=dim, units=units), ())
@@ -192,10 +204,3 @@ def _numbers(name: str, values: Any, dim: int) -> tuple[float, ...]:
     if not plain or len(values) != dim:
         raise CheckpointError(f"{name} is {values!r}, expected {dim} numbers; correct --spec")
     return tuple(float(v) for v in values)
-
-
-def _check_std(section: str, std: tuple[float, ...]) -> None:
-    if not all(0 < value < float("inf") for value in std):
-        raise CheckpointError(
-            f"{section}.std is {std}, expected positive numbers; give a constant channel 1"
-        )

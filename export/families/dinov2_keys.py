@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jepa_edge.errors import CheckpointError
 from jepa_edge.export.families.dinov2 import HUB_OFFSET, Dinov2, Dinov2Config
-from jepa_edge.export.families.loading import fill
+from jepa_edge.export.families.loading import depth_of, fill, plain_tensor, shape_of, unwrapped
 
 HEAD_DIM = 64
 """Channels per attention head in every released DINOv2 and DINOv3; shapes do not tell it."""
@@ -49,11 +49,15 @@ _QKV = re.compile(r"(.*)\.attn\.qkv\.(weight|bias)$")
 _GATED = re.compile(r"(.*)\.mlp\.(?:weights_in|w12)\.(weight|bias)$")
 _PATCH = "embeddings.patch_embeddings.projection.weight"
 _TABLE = "embeddings.position_embeddings"
+_REGISTERS = "embeddings.register_tokens"
 
 
 def without_prefix(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the tensors without the wrappers' prefixes that all of their names share."""
-    found = dict(tensors)
+    """Return the tensors without the wrappers' prefixes that all of their names share.
+
+    Those of torch.compile go wherever they are.
+    """
+    found = {unwrapped(name, ()): tensor for name, tensor in tensors.items()}
     while found:
         prefix = next((p for p in prefixes if all(n.startswith(p) for n in found)), None)
         if prefix is None:
@@ -66,6 +70,7 @@ def canonical_dinov2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a DINOv2's tensors under transformers 5's names; what is unknown keeps its name.
 
     Fused projections are split; no other tensor is copied.
+    Raises CheckpointError where one cannot be split.
     """
     found = without_prefix(tensors, _PREFIXES)
     original = "pos_embed" in found
@@ -84,6 +89,12 @@ def canonical_dinov2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif match := _GATED.match(name):
             parts = ("mlp.gate_proj", "mlp.up_proj")
         if match:
+            if not plain_tensor(tensor) or not tensor.ndim or tensor.shape[0] % len(parts):
+                raise CheckpointError(
+                    f"tensor {old!r} is {tensor.layout} of shape {tuple(tensor.shape)}, expected "
+                    f"plain numbers in {len(parts)} equal parts; pass a DINOv2's whole, "
+                    "unquantized weights"
+                )
             for part, chunk in zip(parts, tensor.chunk(len(parts)), strict=True):
                 renamed[f"{match[1]}.{part}.{match[2]}"] = chunk
         else:
@@ -115,29 +126,31 @@ def dinov2_config(
             f"{', '.join(sorted(tensors)[:3]) or 'none'}); pass the weights of "
             "facebook/dinov2-small or its larger kin"
         )
-    dim, _, patch, _ = tensors[_PATCH].shape
-    rows = tensors[_TABLE].shape[1] - 1
+    dim, _, patch, _ = shape_of(tensors, _PATCH, 4, where)
+    rows = shape_of(tensors, _TABLE, 3, where)[1] - 1
     side = round(rows**0.5)
-    layers = {int(m[1]) for n in tensors if (m := re.match(r"encoder\.layer\.(\d+)\.", n))}
     swiglu = "encoder.layer.0.mlp.gate_proj.weight" in tensors
-    first = tensors.get(f"encoder.layer.0.mlp.{'gate_proj' if swiglu else 'fc1'}.weight")
-    registers = tensors.get("embeddings.register_tokens")
+    hidden = f"encoder.layer.0.mlp.{'gate_proj' if swiglu else 'fc1'}.weight"
+    mlp_dim, _ = shape_of(tensors, hidden, 2, where)
+    registers = 0
+    if _REGISTERS in tensors:
+        registers = shape_of(tensors, _REGISTERS, 3, where)[1]
     heads = heads or max(dim // HEAD_DIM, 1)
-    if side**2 != rows or first is None or dim % heads:
+    if side**2 != rows or not side or dim % heads:
         raise CheckpointError(
             f"{where}: a DINOv2 of {dim} channels, {heads} heads and {rows} positions does not "
             "add up (heads divide channels, positions make a square); pass the whole, unedited file"
         )
-    hub = positions == "dinov2" and registers is None
+    hub = positions == "dinov2" and not registers
     return Dinov2Config(
         patch_size=patch,
         dim=dim,
-        depth=max(layers) + 1,
+        depth=depth_of(tensors, "encoder.layer", where),
         heads=heads,
-        mlp_dim=first.shape[0],
+        mlp_dim=mlp_dim,
         table=side,
         grid=grid,
-        registers=0 if registers is None else registers.shape[1],
+        registers=registers,
         swiglu=swiglu,
         offset=HUB_OFFSET if hub else 0.0,
     )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from jepa_edge.errors import CheckpointError
 from jepa_edge.export.families.dinov2 import LayerScale
 from jepa_edge.export.families.dinov2_keys import HEAD_DIM, without_prefix
-from jepa_edge.export.families.loading import fill
+from jepa_edge.export.families.loading import depth_of, fill, shape_of
 
 LAYER_NORM_EPS = 1e-5
 ROPE_THETA = 100.0
@@ -184,21 +184,20 @@ def load_dinov3(
     Raises CheckpointError for another model, and for missing, misshapen or extra tensors.
     """
     found = canonical_dinov3(tensors)
-    hidden = found.get("layer.0.mlp.up_proj.weight")
-    if not is_dinov3(found) or hidden is None:
+    if not is_dinov3(found):
         raise CheckpointError(
             f"{where} holds no DINOv3 in transformers' layout (it lacks {_PATCH!r} or "
             f"{_REGISTERS!r}); pass the weights of facebook/dinov3-vitl16-pretrain-lvd1689m"
         )
-    dim, _, patch, _ = found[_PATCH].shape
-    layers = {m[1] for name in found if (m := re.match(r"layer\.(\d+)\.", name))}
+    dim, _, patch, _ = shape_of(found, _PATCH, 4, where)
+    hidden, _ = shape_of(found, "layer.0.mlp.up_proj.weight", 2, where)
     config = Dinov3Config(
         patch_size=patch,
         dim=dim,
-        depth=len(layers),
+        depth=depth_of(found, "layer", where),
         heads=heads or max(dim // HEAD_DIM, 1),
-        mlp_dim=hidden.shape[0],
-        registers=found[_REGISTERS].shape[1],
+        mlp_dim=hidden,
+        registers=shape_of(found, _REGISTERS, 3, where)[1],
         grid=grid,
     )
     if dim % config.heads or dim // config.heads % 4:

@@ -21,12 +21,11 @@ from jepa_edge.export.families.ijepa_model import (
     IJepaPredictor,
 )
 from jepa_edge.export.families.loading import fill
+from jepa_edge.export.families.pixels import IMAGENET_MEAN, IMAGENET_STD
 from jepa_edge.manifest import FitSpec, LatentSpec, ObservationSpec
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, as in upstream's transforms."""
-
 _RATE_HZ = 10.0
+_NO_ENERGY = "the bundle has no masked energy; Meta's own file (.pth.tar) would give it"
 _CAUSE = "the file is incomplete, or not an I-JEPA's"
 
 
@@ -68,6 +67,7 @@ class IJepaFamily:
             masks = block_masks(*config.grid)
             graphs["mask_predictor"] = _predictor_graph(predictor, config, masks)
         graphs["encoder"] = _encoder_graph(encoder, config, observation, masks)
+        notes = () if masks else (f"{where} has no mask predictor: {_NO_ENERGY}",)
         return LoadedModel(
             family=self.name,
             observation=observation,
@@ -76,6 +76,7 @@ class IJepaFamily:
             masks=masks,
             graphs=graphs,
             assumed=(*assumed, *assumed_too),
+            notes=notes,
         )
 
 
@@ -98,8 +99,8 @@ def _observation(config: IJepaConfig, spec: Mapping[str, Any]) -> tuple[Observat
     default = ObservationSpec(
         height=config.height,
         width=config.width,
-        mean=MEAN,
-        std=STD,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         rate_hz=_RATE_HZ,
         fit=FitSpec(),
     )

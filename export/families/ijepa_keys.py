@@ -14,11 +14,20 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from jepa_edge.errors import CheckpointError
 from jepa_edge.export.families.ijepa_model import IJepaConfig
+from jepa_edge.export.families.loading import (
+    WRAPPERS,
+    depth_of,
+    joined,
+    renamed,
+    shape_of,
+    strip,
+    unwrapped,
+    whole_number,
+)
 
 PARTS = ("target_encoder", "encoder")
 POSITIONS = "embeddings.position_embeddings"
@@ -42,15 +51,24 @@ _RENAMED = (  # transformers 4 to 5, then 5 to the original
     (r"^layers\.", "blocks."),
     (r"^layernorm\.", "norm."),
 )
+_SPLIT = (*PARTS, "predictor")
+_VIDEO = (
+    "the file is incomplete, or of an encoder of video such as V-JEPA 2, whose patches have 5 "
+    "axes; pass a complete I-JEPA"
+)
 _HF_EXTRAS = re.compile(r"^(classifier|pooler)\.|^embeddings\.mask_token$")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """A checkpoint's tensors under the original names. predictor: {} without one."""
+    """A checkpoint's tensors under the original names. predictor: {} without one.
+
+    transformers: whether they came in its layout.
+    """
 
     encoder: dict[str, Tensor]
     predictor: dict[str, Tensor]
+    transformers: bool = False
 
 
 def is_ijepa(names: Collection[str], config: Mapping[str, Any]) -> bool:
@@ -76,30 +94,35 @@ def original_names(tensors: Mapping[str, Tensor], part: str, where: str) -> Weig
     Raises CheckpointError when there is no encoder among them.
     """
     if any(name.endswith(POSITIONS) for name in tensors):
-        return Weights(encoder=_from_transformers(tensors, where), predictor={})
-    predictor: dict[str, Tensor] = {}
-    encoders: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        head, _, rest = name.partition(".")
-        if head == "predictor":
-            predictor[rest.removeprefix("module.")] = tensor
-        elif head in PARTS:
-            encoders.setdefault(head, {})[rest.removeprefix("module.")] = tensor
-    if not encoders:
-        alone = {n.removeprefix("module."): t for n, t in tensors.items()}
-        if "mask_token" in alone and "pos_embed" not in alone:
-            raise CheckpointError(
-                f"{where} holds a mask predictor without its encoder ({len(alone)} tensors such as "
-                "'mask_token'), expected both; pass the whole checkpoint"
-            )
-        if not predictor:
-            return Weights(encoder=alone, predictor={})
-    if part not in encoders:
+        return Weights(encoder=_from_transformers(tensors, where), predictor={}, transformers=True)
+    parts: dict[str, dict[str, Tensor]] = {}
+    loose: dict[str, Tensor] = {}
+    for name, tensor in strip(tensors, where, parts=_SPLIT).items():
+        head, dot, rest = name.partition(".")
+        if dot and head in _SPLIT:
+            parts.setdefault(head, {})[rest] = tensor
+        else:
+            loose[name] = tensor
+    if not parts:  # the state dict of one module
+        parts["predictor" if "predictor_pos_embed" in loose else part] = loose
+    predictor = parts.pop("predictor", {})
+    other = next((n for n in predictor if n.startswith(("mask_tokens.", "action_encoder."))), None)
+    if other is not None:
         raise CheckpointError(
-            f"{where} has {', '.join(sorted(encoders)) or 'a predictor but no encoder'}, expected "
-            f"{part!r}; pass the whole checkpoint, or name the part in --spec, [model] part"
+            f"{where} has {other!r} in its predictor, which is a V-JEPA's, expected 'mask_token'; "
+            "pass an I-JEPA"
         )
-    return Weights(encoder=encoders[part], predictor=predictor)
+    if not parts:
+        raise CheckpointError(
+            f"{where} holds a mask predictor without its encoder ({len(predictor)} tensors such as "
+            f"{next(iter(predictor))!r}), expected both; pass the whole checkpoint"
+        )
+    if part not in parts:
+        raise CheckpointError(
+            f"{where} has {', '.join(sorted(parts))}, expected {part!r}; pass the whole "
+            "checkpoint, or name the part in --spec, [model] part"
+        )
+    return Weights(encoder=parts[part], predictor=predictor)
 
 
 def config_of(
@@ -119,37 +142,33 @@ def config_of(
             f"{', '.join(sorted(known))}; correct it"
         )
     assumed: list[str] = []
-    conv = _shape(weights.encoder, "patch_embed.proj.weight", 4, where)
+    conv = shape_of(weights.encoder, "patch_embed.proj.weight", 4, where, _VIDEO)
     dim, patch = conv[0], conv[2]
-    tokens = _shape(weights.encoder, "pos_embed", 3, where)[1]
+    tokens = shape_of(weights.encoder, "pos_embed", 3, where, _VIDEO)[1]
     values: dict[str, Any] = {
         "patch_size": patch,
         "dim": dim,
-        "depth": _depth(weights.encoder, "blocks", where),
-        "mlp_dim": _shape(weights.encoder, "blocks.0.mlp.fc1.weight", 2, where)[0],
+        "depth": depth_of(weights.encoder, "blocks", where),
+        "mlp_dim": shape_of(weights.encoder, "blocks.0.mlp.fc1.weight", 2, where)[0],
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights.encoder,
+        **_predictor_sizes(weights.predictor, where),
     }
+    for name in values.keys() & spec.keys():
+        if spec[name] != values[name]:
+            raise CheckpointError(
+                f"--spec, model.{name} is {spec[name]!r}, but {where} has tensors of "
+                f"{values[name]!r}, expected the same; remove it"
+            )
     side = math.isqrt(tokens)
     if side * side == tokens:
         values |= {"height": side * patch, "width": side * patch}
-    if config:
-        values |= _said(config, where)
-    values |= spec
+    values |= _said(config, weights.transformers, where) | dict(spec)
     if "heads" not in values:
         values["heads"] = _HEADS.get(dim, max(1, dim // 64))
         if dim not in _HEADS:
             assumed.append("model.heads")
-    if weights.predictor:
-        width = _shape(weights.predictor, "predictor_embed.weight", 2, where)[0]
-        values |= {
-            "predictor_dim": width,
-            "predictor_depth": _depth(weights.predictor, "predictor_blocks", where),
-            "predictor_mlp_dim": _shape(
-                weights.predictor, "predictor_blocks.0.mlp.fc1.weight", 2, where
-            )[0],
-            # Upstream gives the predictor the encoder's number of heads.
-            "predictor_heads": values["heads"],
-        } | dict(spec)
+    # Upstream gives the predictor the encoder's number of heads.
+    values.setdefault("predictor_heads", values["heads"])
     if not {"height", "width"} <= values.keys():
         raise CheckpointError(
             f"{where}: its position table has {tokens} places, which is no square grid; give the "
@@ -158,38 +177,64 @@ def config_of(
     return IJepaConfig(**values), assumed
 
 
-def _said(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _predictor_sizes(predictor: Mapping[str, Tensor], where: str) -> dict[str, int]:
+    if not predictor:
+        return {"predictor_depth": 0}
+    where = f"{where} (predictor)"
+    return {
+        "predictor_dim": shape_of(predictor, "predictor_embed.weight", 2, where)[0],
+        "predictor_depth": depth_of(predictor, "predictor_blocks", where),
+        "predictor_mlp_dim": shape_of(predictor, "predictor_blocks.0.mlp.fc1.weight", 2, where)[0],
+    }
+
+
+def _said(config: Mapping[str, Any], transformers: bool, where: str) -> dict[str, Any]:
     """Return what transformers' config.json says beyond the shapes."""
     act = config.get("hidden_act", "gelu")
     if act != "gelu":
-        raise CheckpointError(f"{where}: hidden_act is {act!r}, expected 'gelu'")
+        raise CheckpointError(
+            f"{where}: config.json has hidden_act {act!r}, expected 'gelu' as in every released "
+            "model; pass a model with GELU"
+        )
     values: dict[str, Any] = {}
     size = config.get("image_size")
     if size is not None:
-        height, width = (size, size) if isinstance(size, int) else size
-        values |= {"height": height, "width": width}
-    if "num_attention_heads" in config:
-        values["heads"] = config["num_attention_heads"]
-    # transformers' own default, which the released files override with 1e-6.
-    values["norm_eps"] = config.get("layer_norm_eps", 1e-12)
+        sides = size if isinstance(size, (list, tuple)) else [size, size]
+        if len(sides) != 2:
+            raise CheckpointError(
+                f"{where}: config.json, image_size is {size!r}, expected one number or two; "
+                "correct it"
+            )
+        for name, side in zip(("height", "width"), sides, strict=True):
+            values[name] = whole_number(side, f"{where}: config.json, image_size")
+    heads = config.get("num_attention_heads")
+    if heads is not None:
+        values["heads"] = whole_number(heads, f"{where}: config.json, num_attention_heads")
+    if "layer_norm_eps" in config:
+        values["norm_eps"] = config["layer_norm_eps"]
+    elif config and transformers:
+        values["norm_eps"] = 1e-12  # transformers' own default; the released files say 1e-6
     return values
 
 
+def _original(name: str) -> str:
+    """Return the original name of transformers'; query, key and value stay apart."""
+    name = unwrapped(name, (*WRAPPERS, "ijepa."))
+    for pattern, replacement in _RENAMED:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def _from_transformers(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
+    plain: dict[str, Tensor] = {}
     split: dict[str, dict[str, Tensor]] = {}
-    for given, tensor in tensors.items():
-        name = given.removeprefix("ijepa.")
-        if _HF_EXTRAS.search(name):
-            continue
-        for pattern, replacement in _RENAMED:
-            name = re.sub(pattern, replacement, name)
+    for name, tensor in renamed(tensors, _original, where).items():
         match = re.fullmatch(r"(blocks\.\d+)\.attention\.([qkv])_proj\.(weight|bias)", name)
         if match:
             block, letter, kind = match.groups()
             split.setdefault(f"{block}.attn.qkv.{kind}", {})[letter] = tensor
-        else:
-            renamed[name] = tensor
+        elif not _HF_EXTRAS.search(name):
+            plain[name] = tensor
     for name, parts in split.items():
         missing = sorted(set("qkv") - parts.keys())
         if missing:
@@ -197,34 +242,12 @@ def _from_transformers(tensors: Mapping[str, Tensor], where: str) -> dict[str, T
                 f"{where} lacks the {missing[0]} projection of {name!r}; the checkpoint is "
                 "incomplete, save it again"
             )
-        renamed[name] = torch.cat([parts[letter] for letter in "qkv"])
-    return renamed
+        plain[name] = joined({f"{name}, {letter}": parts[letter] for letter in "qkv"}, where)
+    return plain
 
 
 def _plain(name: str) -> str:
     """Return a name without the parts and wrappers in front."""
-    for prefix in (*(f"{part}." for part in PARTS), "predictor.", "module."):
-        name = name.removeprefix(prefix)
-    return name
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str, ndim: int, where: str) -> tuple[int, ...]:
-    tensor = tensors.get(name)
-    if tensor is None or tensor.ndim != ndim:
-        told = "no" if tensor is None else f"a {tensor.ndim}-dimensional"
-        cause = "an encoder of video (V-JEPA)" if name.startswith("patch_embed") else "another one"
-        raise CheckpointError(
-            f"{where} has {told} tensor {name!r}, expected one of {ndim} dimensions in an I-JEPA; "
-            f"the checkpoint is incomplete or {cause}"
-        )
-    return tuple(tensor.shape)
-
-
-def _depth(tensors: Mapping[str, Tensor], prefix: str, where: str) -> int:
-    found = {int(m.group(1)) for m in (re.match(rf"{prefix}\.(\d+)\.", n) for n in tensors) if m}
-    if found != set(range(len(found))) or not found:
-        raise CheckpointError(
-            f"{where} has {prefix} {sorted(found)}, expected 0, 1, 2, ... without a gap; the "
-            "checkpoint is incomplete, save it again"
-        )
-    return len(found)
+    name = unwrapped(name, ("module.",), _SPLIT)
+    part, dot, rest = name.partition(".")
+    return rest if dot and part in _SPLIT else name

@@ -17,9 +17,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from jepa_edge.errors import CheckpointError
-
-PIXEL_SCALE = 128.0
-"""Pixels enter the first layer as p / 128 - 1, exact in FP16, and in INT8 at scale 1/128."""
+from jepa_edge.export.families.loading import small_number, whole_number
+from jepa_edge.export.families.pixels import PIXEL_SCALE, patch_linear
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +47,13 @@ class IJepaConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int" and (
-                not isinstance(value, int)
-                or isinstance(value, bool)
-                or value < (0 if field.name == "predictor_depth" else 1)
-            ):
-                raise CheckpointError(
-                    f"I-JEPA: {field.name} is {value!r}, expected a positive integer; correct it"
-                )
-        if not isinstance(self.norm_eps, (int, float)) or not 0 < self.norm_eps < 1:
+            if field.type == "int":
+                least = 0 if field.name == "predictor_depth" else 1
+                whole_number(getattr(self, field.name), f"I-JEPA: {field.name}", least)
+        small_number(self.norm_eps, "I-JEPA: norm_eps")
+        if not isinstance(self.qkv_bias, bool):
             raise CheckpointError(
-                f"I-JEPA: norm_eps is {self.norm_eps!r}, expected a small positive number such as "
-                "1e-6; correct it"
+                f"I-JEPA: qkv_bias is {self.qkv_bias!r}, expected true or false; correct it"
             )
         for divisor, value in (
             ("patch_size", "height"),
@@ -242,22 +235,3 @@ class EncoderGraph(nn.Module):
         x = self.patch_embed(x.reshape(-1, rows * columns, patch * patch * 3))
         out: Tensor = self.encoder(x, visible)
         return out
-
-
-def patch_linear(conv: nn.Conv2d, mean: Sequence[float], std: Sequence[float]) -> nn.Linear:
-    """Make a patch convolution linear on pixels p / 128 - 1, in (row, column, channel) order.
-
-    A normalized pixel is (p / 255 - mean) / std = (p / 128 - 1) * 128 / (255 std)
-    + (128 / 255 - mean) / std, so that the normalization is a scale and a bias per channel.
-    """
-    weight = conv.weight.detach().double().permute(0, 2, 3, 1)
-    std64 = torch.tensor(std, dtype=torch.float64)
-    ratio = PIXEL_SCALE / 255.0
-    bias = (weight * ((ratio - torch.tensor(mean, dtype=torch.float64)) / std64)).sum((1, 2, 3))
-    if conv.bias is not None:
-        bias = bias + conv.bias.detach().double()
-    flat = (weight * (ratio / std64)).flatten(1)
-    linear = nn.Linear(flat.shape[1], flat.shape[0])
-    linear.weight = nn.Parameter(flat.float().contiguous(), requires_grad=False)
-    linear.bias = nn.Parameter(bias.float(), requires_grad=False)
-    return linear

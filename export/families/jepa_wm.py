@@ -7,7 +7,6 @@ The released variants: DINOv2-S with own state as channels (simulations), DINOv3
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,17 @@ import torch
 from jepa_edge.errors import CheckpointError
 from jepa_edge.export.families.base import Checkpoint, LoadedModel
 from jepa_edge.export.families.dino_wm import graphs
-from jepa_edge.export.families.dino_wm_encoder import Parts, encoder_tensors, split_parts
+from jepa_edge.export.families.dino_wm_encoder import (
+    Parts,
+    encoder_tensors,
+    plain_name,
+    split_parts,
+)
 from jepa_edge.export.families.dino_wm_specs import ModelSettings, Sections
 from jepa_edge.export.families.dinov2_frames import FrameEncoder, Standardize, StateEmbedding
 from jepa_edge.export.families.jepa_wm_model import JepaWM, JepaWMConfig, PredictorGraph
 from jepa_edge.export.families.jepa_wm_vision import load_vision
-from jepa_edge.export.families.loading import fill
+from jepa_edge.export.families.loading import depth_of, fill, shape_of
 from jepa_edge.manifest import FitSpec, LatentSpec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,6 +37,11 @@ HISTORY = 2
 TRAINED_FRAMES = 4
 
 _BLOCK = "predictor_blocks.0.adaLN_modulation.1.weight"
+_HIDDEN = "predictor_blocks.0.mlp.fc1.weight"
+_PASS = (
+    "pass a whole JEPA-WM checkpoint, whose predictor embeds its actions itself and has GELU MLPs, "
+    "as every released one"
+)
 
 
 class JepaWMFamily:
@@ -42,14 +51,15 @@ class JepaWMFamily:
 
     def matches(self, names: Collection[str], config: Mapping[str, Any]) -> bool:
         """Whether a checkpoint is a JEPA-WM's, by its tensors' names and its config.json."""
-        return f"predictor.{_BLOCK}" in {name.replace("module.", "") for name in names}
+        return f"predictor.{_BLOCK}" in {plain_name(name) for name in names}
 
     def load(self, checkpoint: Checkpoint) -> LoadedModel:
         """Build the model. Raises CheckpointError: what came, what was expected, how to fix it."""
         where = str(checkpoint.path)
         parts = split_parts(checkpoint.tensors, where)
         sections = Sections(checkpoint)
-        settings = sections.model()
+        settings = sections.model(without=("num_action_repeat", "num_proprio_repeat"))
+        _check_parts(parts, where)
         tensors, encoder_where = encoder_tensors(checkpoint, parts, settings)
         vision = load_vision(tensors, encoder_where, settings)
         config = _config(parts, where, settings, grid=vision.grid, visual_dim=vision.dim)
@@ -111,24 +121,33 @@ class JepaWMFamily:
         )
 
 
+def _check_parts(parts: Parts, where: str) -> None:
+    """Raise CheckpointError for another variant's predictor, before the image encoder is read."""
+    for name in (_BLOCK, "predictor_embed.weight", "action_encoder.weight", _HIDDEN):
+        if name not in parts["predictor"]:
+            raise CheckpointError(f"{where} lacks the tensor 'predictor.{name}'; {_PASS}")
+    if parts["action_encoder"]:
+        raise CheckpointError(
+            f"{where} has 'action_encoder.{min(parts['action_encoder'])}' beside "
+            "'predictor.action_encoder.weight', expected one of them: upstream stores the first "
+            f"only where the predictor embeds no actions; {_PASS}"
+        )
+
+
 def _config(
     parts: Parts, where: str, settings: ModelSettings, *, grid: int, visual_dim: int
 ) -> JepaWMConfig:
-    predictor = parts["predictor"]
-    for name in (
-        "predictor_embed.weight",
-        "action_encoder.weight",
-        "predictor_blocks.0.mlp.fc1.weight",
-    ):
-        if name not in predictor:
-            raise CheckpointError(
-                f"{where} lacks the tensor 'predictor.{name}'; pass a JEPA-WM checkpoint whose "
-                "predictor embeds its actions itself and has GELU MLPs, as every released one"
-            )
-    embed_dim, came_with = predictor["predictor_embed.weight"].shape
-    dim, action_dim = predictor["action_encoder.weight"].shape
-    state = parts["proprio_encoder"].get("patch_embed.weight")
-    state_emb = 0 if state is None else state.shape[0]
+    tensors = {f"{part}.{name}": t for part in parts for name, t in parts[part].items()}
+
+    def shape(name: str, ndim: int) -> tuple[int, ...]:
+        return shape_of(tensors, name, ndim, where, _PASS)
+
+    embed_dim, came_with = shape("predictor.predictor_embed.weight", 2)
+    dim, action_dim = shape("predictor.action_encoder.weight", 2)
+    state_emb = state_dim = 0
+    if parts["proprio_encoder"]:
+        state_emb, state_dim, _ = shape("proprio_encoder.patch_embed.weight", 3)
+    hidden, _ = shape(f"predictor.{_HIDDEN}", 2)
     history = settings.history or HISTORY
     heads = settings.heads or HEADS
     if came_with != visual_dim:
@@ -136,6 +155,11 @@ def _config(
             f"{where}: the predictor takes {came_with} visual channels, the image encoder gives "
             f"{visual_dim}; name the encoder that it was trained on in [model] encoder (384: "
             "DINOv2-S, 1024: DINOv3-L)"
+        )
+    if embed_dim < dim and not state_emb:
+        raise CheckpointError(
+            f"{where} lacks the tensor 'proprio_encoder.patch_embed.weight': the predictor works "
+            f"on {dim} channels, of which {dim - embed_dim} are the own state's; {_PASS}"
         )
     if embed_dim + state_emb != dim:
         raise CheckpointError(
@@ -149,16 +173,15 @@ def _config(
             f"must divide the channels, and training saw at most {TRAINED_FRAMES} frames; correct "
             "[model] heads and history"
         )
-    depth = {m[1] for name in predictor if (m := re.match(r"predictor_blocks\.(\d+)\.", name))}
     return JepaWMConfig(
         visual_dim=visual_dim,
         grid=grid,
         history=history,
         embed_dim=embed_dim,
         action_dim=action_dim,
-        state_dim=0 if state is None else state.shape[1],
+        state_dim=state_dim,
         state_emb_dim=state_emb,
-        depth=len(depth),
+        depth=depth_of(parts["predictor"], "predictor_blocks", where),
         heads=heads,
-        mlp_dim=predictor["predictor_blocks.0.mlp.fc1.weight"].shape[0],
+        mlp_dim=hidden,
     )

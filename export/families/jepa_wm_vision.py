@@ -12,6 +12,7 @@ from jepa_edge.export.families.dino_wm_specs import ModelSettings
 from jepa_edge.export.families.dinov2 import Dinov2
 from jepa_edge.export.families.dinov2_keys import canonical_dinov2, is_dinov2, load_dinov2
 from jepa_edge.export.families.dinov3 import Dinov3, canonical_dinov3, is_dinov3, load_dinov3
+from jepa_edge.export.families.loading import shape_of
 
 RELEASED_GRID = 16
 """224 pixels in patches of 14, or 256 in patches of 16."""
@@ -31,12 +32,12 @@ def load_vision(
     second = canonical_dinov2(tensors)
     third = {} if is_dinov2(second) else canonical_dinov3(tensors)
     if is_dinov3(third):
-        patch = third["embeddings.patch_embeddings.weight"].shape[-1]
+        patch = shape_of(third, "embeddings.patch_embeddings.weight", 4, where)[-1]
         return load_dinov3(
             third, where, grid=_grid(settings, patch, where), heads=settings.encoder_heads
         )
-    conv = second.get("embeddings.patch_embeddings.projection.weight")
-    patch = 14 if conv is None else conv.shape[-1]
+    conv = "embeddings.patch_embeddings.projection.weight"
+    patch = shape_of(second, conv, 4, where)[-1] if conv in second else 14
     return load_dinov2(
         second,
         where,

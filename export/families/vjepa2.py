@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from jepa_edge.errors import CheckpointError
 from jepa_edge.export.families.base import Checkpoint, GraphModule, LoadedModel, Masks
 from jepa_edge.export.families.loading import fill
+from jepa_edge.export.families.pixels import IMAGENET_MEAN, IMAGENET_STD
 from jepa_edge.export.families.vjepa2_graphs import (
     EncoderGraph,
     MaskPredictorGraph,
@@ -23,16 +24,14 @@ from jepa_edge.export.families.vjepa2_graphs import (
 from jepa_edge.export.families.vjepa2_keys import Weights, is_vjepa2, meta_names
 from jepa_edge.export.families.vjepa2_masks import block_masks, future_mask
 from jepa_edge.export.families.vjepa2_model import VJepa2Config, VJepa2Encoder, VJepa2Predictor
-from jepa_edge.export.families.vjepa2_sizes import check_knobs, config_of
+from jepa_edge.export.families.vjepa2_sizes import check_knobs, clip_note, config_of
 from jepa_edge.manifest import ClipSpec, FitSpec, LatentSpec, ObservationSpec
-
-_log = logging.getLogger(__name__)
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, as in upstream's transforms."""
 
 TRAINED_RATE_HZ = 4.0
 """Pictures per second in upstream's training."""
+
+TEACHER_DIM = 1664
+"""Channels of ViT-G, from which the smaller 2.1 models were distilled."""
 
 _MASK_KINDS = ("blocks", "future", "none")
 _CAUSE = "the file is incomplete, or not a V-JEPA 2's or 2.1's"
@@ -58,13 +57,17 @@ class VJepa2Family:
                 )
         knobs = spec.get("model", {})
         check_knobs(knobs)
-        weights = meta_names(checkpoint.tensors, where, part=knobs.get("part"))
-        config, assumed = config_of(weights, checkpoint.config, knobs, where)
-        transformers = checkpoint.config.get("model_type") == "vjepa2"
-        observation, assumed_too = _observation(
-            config, knobs, spec.get("observation", {}), floored=transformers
+        weights = meta_names(
+            checkpoint.tensors, where, part=knobs.get("part"), stated="version" in knobs
         )
-        masks = _masks(config, knobs, where)
+        if knobs.get("masks") == "none":
+            weights = dataclasses.replace(weights, predictor={})
+        config, assumed = config_of(weights, checkpoint.config, knobs, where)
+        observation, assumed_too = _observation(
+            config, knobs, spec.get("observation", {}), floored=weights.transformers
+        )
+        reason = _no_masks(config, where)
+        masks = _masks(config, knobs, reason, where)
         encoder = load_encoder(weights, config, where)
         all_levels = masks is not None and config.predictor_levels > 1
         graph = EncoderGraph(
@@ -73,6 +76,11 @@ class VJepa2Family:
         graphs = {"encoder": _encoder_graph(graph, observation, masks)}
         if masks is not None:
             graphs["mask_predictor"] = _mask_predictor_graph(weights, config, masks, knobs, where)
+        elif config.predictor_depth:
+            load_predictor(weights, config, where)  # checks that the file is whole
+        notes = clip_note(config, checkpoint.config, knobs)
+        if masks is None and knobs.get("masks") != "none":
+            notes += (f"{where} {reason}: the bundle has no masked energy",)
         return LoadedModel(
             family=self.name,
             observation=observation,
@@ -87,6 +95,7 @@ class VJepa2Family:
             masks=masks,
             graphs=graphs,
             assumed=(*assumed, *assumed_too),
+            notes=notes,
             newest_tubelet_error=(
                 functools.partial(newest_tubelet_error, graph)
                 if config.frames > config.tubelet
@@ -102,29 +111,50 @@ def load_encoder(weights: Weights, config: VJepa2Config, where: str) -> VJepa2En
     return fill(encoder, weights.encoder, f"{where} ({weights.part})", cause=_CAUSE)
 
 
-def _masks(config: VJepa2Config, knobs: Mapping[str, Any], where: str) -> Masks | None:
-    """Choose the patterns; None where there is no mask predictor, or none to compare with."""
+def load_predictor(weights: Weights, config: VJepa2Config, where: str) -> VJepa2Predictor:
+    """Build the mask predictor and fill it. Raises CheckpointError naming keys that do not fit."""
+    with torch.device("meta"):
+        predictor = VJepa2Predictor(config)
+    return fill(predictor, weights.predictor, f"{where} (predictor)", cause=_CAUSE)
+
+
+def _no_masks(config: VJepa2Config, where: str) -> str | None:
+    """Why there can be no masks; None where there can.
+
+    Raises CheckpointError where the predictor is neither the encoder's nor a distilled model's.
+    """
+    if not config.predictor_depth:
+        return "has no mask predictor"
+    given, wanted = config.predictor_dim_out, config.predictor_levels * config.dim
+    if given == wanted:
+        return None
+    if config.version == "2.1" and config.predictor_levels == 1 and given == TEACHER_DIM:
+        return (
+            f"has a mask predictor of {given} channels, those of the larger model that it was "
+            "distilled from and that the file does not hold"
+        )
+    raise CheckpointError(
+        f"{where}: the mask predictor gives {given} channels ('predictor_proj.weight'), expected "
+        f"{wanted} as it takes, or {TEACHER_DIM} in a 2.1 distilled from ViT-G; the file is "
+        'damaged or of two models, fetch it again, or set model.masks = "none" in --spec'
+    )
+
+
+def _masks(
+    config: VJepa2Config, knobs: Mapping[str, Any], reason: str | None, where: str
+) -> Masks | None:
+    """Choose the patterns; None where the user wants none. reason: why there can be none."""
     kind = knobs.get("masks", "blocks")
     if kind not in _MASK_KINDS:
         raise CheckpointError(
             f"--spec, model.masks is {kind!r}, expected one of {', '.join(_MASK_KINDS)}; correct it"
         )
-    reason = None
-    if not config.predictor_depth:
-        reason = "has no mask predictor"
-    elif config.predictor_dim_out != config.predictor_levels * config.dim:
-        reason = (
-            f"has a mask predictor of {config.predictor_dim_out} channels, those of the larger "
-            "model that it was distilled from and that the file does not hold"
+    if reason is not None and "masks" in knobs and kind != "none":
+        raise CheckpointError(
+            f"--spec, model.masks is {kind!r}, but {where} {reason}, expected one for this "
+            "encoder; remove model.masks, or pass a checkpoint that holds one"
         )
     if kind == "none" or reason is not None:
-        if "masks" in knobs and kind != "none":
-            raise CheckpointError(
-                f"--spec, model.masks is {kind!r}, but {where} {reason}, expected one for this "
-                "encoder; remove model.masks, or pass a checkpoint that holds one"
-            )
-        if reason is not None:
-            _log.info("%s %s: exported without masked energy", where, reason)
         return None
     return (future_mask if kind == "future" else block_masks)(*config.grid)
 
@@ -161,8 +191,8 @@ def _observation(
     default = ObservationSpec(
         height=config.height,
         width=config.width,
-        mean=MEAN,
-        std=STD,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         rate_hz=TRAINED_RATE_HZ / steps,
         clip=clip,
         fit=FitSpec(
@@ -206,9 +236,7 @@ def _mask_predictor_graph(
             f"--spec, model.mask_token is {token}, but {where} has {config.mask_tokens} mask "
             f"tokens, expected 0 to {config.mask_tokens - 1}; correct it"
         )
-    with torch.device("meta"):
-        predictor = VJepa2Predictor(config)
-    fill(predictor, weights.predictor, f"{where} (predictor)", cause=_CAUSE)
+    predictor = load_predictor(weights, config, where)
     visible, hidden = torch.from_numpy(masks.visible[0]), torch.from_numpy(masks.hidden[0])
     context = torch.zeros(2, len(visible), config.predictor_levels * config.dim)
     return GraphModule(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from jepa_edge.export.families.base import Checkpoint, GraphModule, LoadedModel
-from jepa_edge.export.families.loading import fill
-from jepa_edge.export.families.vjepa2_ac_keys import STRAY, sizes, split
+from jepa_edge.export.families.loading import fill, unwrapped
+from jepa_edge.export.families.vjepa2_ac_keys import PARTS, STRAY, sizes, split
 from jepa_edge.export.families.vjepa2_ac_pose import POSE_DIM
 from jepa_edge.export.families.vjepa2_ac_predictor import (
     Predictor,
@@ -52,7 +52,8 @@ class VJepa2ACFamily:
 
     def matches(self, names: Collection[str], config: Mapping[str, Any]) -> bool:
         """Whether there is a predictor of frames that takes actions and poses as tokens."""
-        ends = {name.rsplit(".", 2)[-2] for name in names if name.startswith("predictor.")}
+        plain = [unwrapped(name, parts=PARTS) for name in names]
+        ends = {name.rsplit(".", 2)[-2] for name in plain if name.startswith("predictor.")}
         return {"action_encoder", "state_encoder", "predictor_embed"} <= ends
 
     def load(self, checkpoint: Checkpoint) -> LoadedModel:

@@ -3,23 +3,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from jepa_edge.errors import CheckpointError, InputError
+from jepa_edge.export.families.loading import WRAPPERS, depth_of, shape_of, strip
 from jepa_edge.export.families.vjepa2_ac_predictor import PredictorConfig
 from jepa_edge.export.families.vjepa2_ac_specs import ModelSettings
 from jepa_edge.export.families.vjepa2_model import VJepa2Config
+from jepa_edge.export.families.vjepa2_sizes import HEADS
 
 STRAY = ("pos_embed",)
 """Left over in some encoders; positions are rotations."""
 
-_ENCODER_HEADS = {768: 12, 1024: 16, 1280: 16, 1408: 22}
 _PREDICTOR_HEADS = {1024: 16}
 _HEAD = 64
-_PREFIXES = re.compile(r"\b(module|backbone)\.")
+PARTS = ("encoder", "target_encoder", "predictor")
+_HF_PATCH = "encoder.embeddings.patch_embeddings.proj.weight"
 _PASS = "pass V-JEPA 2-AC's whole checkpoint, such as vjepa2-ac-vitg.pt"
 
 Tensors = dict[str, Tensor]
@@ -33,14 +34,16 @@ def split(
     Raises CheckpointError where a part is missing or is another model's.
     """
     parts: dict[str, Tensors] = {}
-    for name, tensor in tensors.items():
-        part, _, rest = _PREFIXES.sub("", name).partition(".")
+    for name, tensor in strip(tensors, where, (*WRAPPERS, "vjepa2."), PARTS).items():
+        part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
+    theirs = _HF_PATCH.partition(".")[2] in parts.get("encoder", {})
     other = "target_encoder" if settings.encoder == "encoder" else "encoder"
     encoder = parts.get(settings.encoder) or parts.get(other) or {}
     predictor = parts.get("predictor", {})
-    if "mask_tokens.0" in predictor or (encoder and not predictor):
+    if theirs or "mask_tokens.0" in predictor or (encoder and not predictor):
         inside = "a mask predictor" if predictor else "no predictor"
+        inside += ", in transformers' layout" if theirs else ""
         raise CheckpointError(
             f"{where} is a plain V-JEPA 2 checkpoint with {inside}: it lacks "
             "'predictor.action_encoder.weight' and so takes no actions; "
@@ -66,8 +69,9 @@ def sizes(
     encoder: Tensors, predictor: Tensors, settings: ModelSettings, where: str
 ) -> tuple[VJepa2Config, PredictorConfig, list[str]]:
     """Return both configs, and the names of what was assumed. Raises CheckpointError."""
-    patches = _shape(encoder, "encoder.", "patch_embed.proj.weight", 5, where)
-    embed = _shape(predictor, "predictor.", "predictor_embed.weight", 2, where)
+    eyes, mind = f"{where}, encoder", f"{where}, predictor"
+    patches = shape_of(encoder, "patch_embed.proj.weight", 5, eyes, _PASS)
+    embed = shape_of(predictor, "predictor_embed.weight", 2, mind, _PASS)
     dim, tubelet, patch = patches[0], patches[2], patches[3]
     if embed[1] != dim:
         raise CheckpointError(
@@ -80,13 +84,13 @@ def sizes(
             f"{patch}; correct --spec"
         )
     assumed: list[str] = []
-    heads = _heads("heads", settings.heads, dim, _ENCODER_HEADS, assumed, where)
+    heads = _heads("heads", settings.heads, dim, HEADS, assumed, where)
     seen = VJepa2Config(
         version="2",
         dim=dim,
-        depth=_depth(encoder, "blocks"),
+        depth=depth_of(encoder, "blocks", eyes),
         heads=heads,
-        mlp_dim=_shape(encoder, "encoder.", "blocks.0.mlp.fc1.weight", 2, where)[0],
+        mlp_dim=shape_of(encoder, "blocks.0.mlp.fc1.weight", 2, eyes, _PASS)[0],
         height=settings.image_size,
         width=settings.image_size,
         frames=tubelet,
@@ -103,29 +107,14 @@ def sizes(
             latent_dim=dim,
             grid=settings.image_size // patch,
             dim=inner,
-            depth=_depth(predictor, "predictor_blocks"),
+            depth=depth_of(predictor, "predictor_blocks", mind),
             heads=heads,
-            mlp_dim=_shape(predictor, "predictor.", first, 2, where)[0],
+            mlp_dim=shape_of(predictor, first, 2, mind, _PASS)[0],
             extrinsics="extrinsics_encoder.weight" in predictor,
         )
     except InputError as error:
         raise CheckpointError(f"{where}: {error}") from error
     return seen, config, assumed
-
-
-def _shape(tensors: Tensors, part: str, name: str, axes: int, where: str) -> tuple[int, ...]:
-    if name not in tensors:
-        raise CheckpointError(f"{where} lacks the tensor '{part}{name}'; {_PASS}")
-    shape = tuple(tensors[name].shape)
-    if len(shape) != axes:
-        raise CheckpointError(
-            f"{where}: tensor '{part}{name}' has shape {shape}, expected {axes} axes; {_PASS}"
-        )
-    return shape
-
-
-def _depth(tensors: Tensors, blocks: str) -> int:
-    return len({m[1] for n in tensors if (m := re.match(rf"{blocks}\.(\d+)\.", n))})
 
 
 def _heads(

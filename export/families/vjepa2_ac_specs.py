@@ -11,13 +11,13 @@ from msgspec import Meta
 
 from jepa_edge.errors import CheckpointError
 from jepa_edge.export.families.base import Checkpoint
+from jepa_edge.export.families.pixels import IMAGENET_MEAN, IMAGENET_STD
 from jepa_edge.export.families.vjepa2_ac_pose import POSE_DIM
 from jepa_edge.export.families.vjepa2_ac_predictor import LONGEST
 from jepa_edge.manifest import ActionSpec, FitSpec, ObservationSpec, StateSpec
 
 RATE_HZ = 4.0
 """Of the released training, configs/train/vitg16/droid-256px-8f.yaml (`fps`)."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _AXES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 _UNITS = "m, rad, gripper 0 open to 1 closed"
@@ -25,6 +25,8 @@ _UNITS = "m, rad, gripper 0 open to 1 closed"
 _ACTION_STD = (0.05, 0.05, 0.05, 0.1, 0.1, 0.1, 1.0)
 _ACTION_LIMIT = (0.05, 0.05, 0.05, 0.2, 0.2, 0.2, 0.75)
 _NOTED = {"observation": ("rate_hz",), "action": ("std", "low", "high"), "state": ()}
+
+_LARGEST = 4096
 
 _Spec = TypeVar("_Spec", ObservationSpec, ActionSpec, StateSpec)
 _Positive = Annotated[int, Meta(gt=0)]
@@ -37,7 +39,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     given. encoder: which of the checkpoint's two encoders; they are equal in released files.
     """
 
-    image_size: _Positive = 256
+    image_size: Annotated[int, Meta(ge=1, le=_LARGEST)] = 256
     history: Annotated[int, Meta(ge=1, le=LONGEST)] = 2
     heads: _Positive | None = None
     predictor_heads: _Positive | None = None
@@ -62,7 +64,12 @@ class Specs:
         self.observation = self._complete(
             "observation",
             ObservationSpec(
-                height=size, width=size, mean=MEAN, std=STD, rate_hz=RATE_HZ, fit=FitSpec()
+                height=size,
+                width=size,
+                mean=IMAGENET_MEAN,
+                std=IMAGENET_STD,
+                rate_hz=RATE_HZ,
+                fit=FitSpec(),
             ),
         )
         self.action = self._complete(
@@ -104,6 +111,12 @@ class Specs:
             raise CheckpointError(
                 f"action.block is {self.action.block}, expected 1: the pose is composed once per "
                 "action; correct --spec"
+            )
+        if any(self.action.mean):
+            raise CheckpointError(
+                f"action.mean is {self.action.mean}, expected zeros: the predictor reads meters, "
+                "radians and the gripper as they are, and was trained without shifting them; "
+                "remove it from --spec"
             )
         for name, values in (("observation", seen.std), ("action", self.action.std)):
             if not all(0 < value < math.inf for value in values):

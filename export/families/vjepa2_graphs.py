@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_edge.errors import InputError
+from jepa_edge.export.families.pixels import PIXEL_SCALE, frozen_linear, patch_linear
 from jepa_edge.export.families.vjepa2_model import (
     VJepa2Config,
     VJepa2Encoder,
     VJepa2Predictor,
     rope_table,
 )
-
-_PIXEL_SCALE = 128.0
-"""Pixels enter the first layer as p / 128 - 1, exact in FP16."""
 
 
 class EncoderGraph(nn.Module):
@@ -52,7 +50,7 @@ class EncoderGraph(nn.Module):
             shift = encoder.img_mod_embed if image else encoder.video_mod_embed
         conv = (encoder.patch_embed_img if image else encoder.patch_embed).proj
         self.tubelet = 1 if image else config.tubelet
-        self.patch_embed = _patch_linear(conv, mean, std, shift)
+        self.patch_embed = patch_linear(conv, mean, std, shift)
         self.blocks = encoder.blocks
         if config.version == "2":
             self.levels = {config.depth - 1: encoder.norm}
@@ -78,7 +76,7 @@ class EncoderGraph(nn.Module):
         rope = self.rope
         if visible is not None:
             x, rope = x.index_select(1, visible), rope.index_select(1, visible)
-        x = self.patch_embed(x.to(torch.float32) * (1.0 / _PIXEL_SCALE) - 1.0)
+        x = self.patch_embed(x.to(torch.float32) * (1.0 / PIXEL_SCALE) - 1.0)
         levels: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             x = block(x, rope)
@@ -114,11 +112,11 @@ class MaskPredictorGraph(nn.Module):
             assert isinstance(first, nn.Linear)
             # Upstream's latents have the last level last, ours first.
             self.embed = nn.Sequential(
-                _linear(first.weight.detach().roll(config.dim, 1), first.bias),
+                frozen_linear(first.weight.detach().roll(config.dim, 1), first.bias),
                 *list(self.embed.children())[1:],
             )
             out = self.proj
-            self.proj = _linear(
+            self.proj = frozen_linear(
                 out.weight.detach().roll(config.dim, 0), out.bias.detach().roll(config.dim, 0)
             )
         self.blocks, self.norm = predictor.predictor_blocks, predictor.predictor_norm
@@ -177,29 +175,3 @@ def newest_tubelet_error(encoder: EncoderGraph, clips: NDArray[np.uint8]) -> flo
 
 def _normed(latents: Tensor) -> Tensor:
     return F.layer_norm(latents, latents.shape[-1:]).double()
-
-
-def _patch_linear(
-    conv: nn.Conv3d, mean: Sequence[float], std: Sequence[float], shift: Tensor | None
-) -> nn.Linear:
-    """Make the convolution linear on pixels p / 128 - 1, in (time, row, column, channel) order.
-
-    shift: added to every token, (1, 1, D).
-    """
-    weight = conv.weight.detach().double().permute(0, 2, 3, 4, 1)
-    deviation = torch.tensor(std, dtype=torch.float64)
-    ratio = _PIXEL_SCALE / 255.0
-    offset = (ratio - torch.tensor(mean, dtype=torch.float64)) / deviation
-    bias = (weight * offset).sum(dim=(1, 2, 3, 4))
-    if conv.bias is not None:
-        bias = bias + conv.bias.detach().double()
-    if shift is not None:
-        bias = bias + shift.detach().double().reshape(-1)
-    return _linear((weight * (ratio / deviation)).flatten(1), bias)
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight = nn.Parameter(weight.detach().float().contiguous(), requires_grad=False)
-    linear.bias = nn.Parameter(bias.detach().float().contiguous(), requires_grad=False)
-    return linear

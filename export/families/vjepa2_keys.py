@@ -14,10 +14,10 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from jepa_edge.errors import CheckpointError
+from jepa_edge.export.families.loading import WRAPPERS, joined, renamed, shape_of, strip, unwrapped
 from jepa_edge.export.families.vjepa2_model import Version
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,11 @@ PARTS = ("ema_encoder", "target_encoder", "encoder")
 """Encoders of a training file, the one that is taken first. The moving average is what upstream's
 hub loads; a distilled 2.1 file calls its own average ema_encoder."""
 
-_WRAPPERS = re.compile(r"^(?:module\.|backbone\.|_orig_mod\.)+")
+_SPLIT = (*PARTS, "predictor")
+_NO_VIDEO = (
+    "the file is incomplete, or of a model of pictures such as I-JEPA or DINOv2; pass a complete "
+    "V-JEPA 2 or 2.1"
+)
 _HF_PATCH = "encoder.embeddings.patch_embeddings.proj.weight"
 _HF_QKV = re.compile(r"^(.*\.attn)\.(query|key|value)\.(weight|bias)$")
 _HF_RENAMED = (
@@ -47,7 +51,7 @@ _UNUSED = {
 }
 """Left in released files by modules that had a position table; RoPE needs none."""
 _CONTEXT_HEAD = "predictor_proj_context."
-_V_JEPA_1_MASK_TOKENS = 2
+_MASK_TOKENS = 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +74,7 @@ def is_vjepa2(names: Collection[str], config: Mapping[str, Any]) -> bool:
         return bool(config["model_type"] == "vjepa2")
     if any(name.endswith(_HF_PATCH) for name in names):
         return True
-    split = [_split(name) for name in names]
-    plain = {name for _, name in split}
+    plain = {_split(unwrapped(name, parts=_SPLIT))[1] for name in names}
     if any(name.startswith("action_encoder.") or "cls_token" in name for name in plain):
         return False
     if any(name.startswith(("mask_tokens.", "norms_block.")) for name in plain):
@@ -82,10 +85,17 @@ def is_vjepa2(names: Collection[str], config: Mapping[str, Any]) -> bool:
     return "pos_embed" not in plain or any("backbone." in name for name in names)
 
 
-def meta_names(tensors: Mapping[str, Tensor], where: str, *, part: str | None = None) -> Weights:
+def meta_names(
+    tensors: Mapping[str, Tensor],
+    where: str,
+    *,
+    part: str | None = None,
+    stated: bool = False,
+) -> Weights:
     """Return a checkpoint's encoder and mask predictor under Meta's names.
 
-    part: one of PARTS; None takes the first that is there.
+    part: one of PARTS; None takes the first that is there. stated: whether the user says that it
+    is a V-JEPA 2 or 2.1.
     Raises CheckpointError when there is no such encoder, or the file is another model's.
     """
     transformers = any(name.endswith(_HF_PATCH) for name in tensors)
@@ -112,29 +122,29 @@ def meta_names(tensors: Mapping[str, Tensor], where: str, *, part: str | None = 
     encoder = parts[taken]
     if len(there) > 1:
         _log.info("%s: %s is taken, of %s", where, taken, ", ".join(there))
-    _check_no_first_version(encoder, predictor, where)
+    shape_of(encoder, "patch_embed.proj.weight", 5, where, _NO_VIDEO)
+    version = _version(encoder, where)
+    if version == "2" and not stated:
+        _check_no_first_version(encoder, predictor, where)
     return Weights(
         encoder=_without(encoder, _UNUSED["encoder"], where),
         predictor=_without(predictor, _UNUSED["predictor"], where),
         part=taken,
-        version=_version(encoder, where),
+        version=version,
         transformers=transformers,
     )
 
 
 def _split(name: str) -> tuple[str | None, str]:
-    """Split a tensor's name into the part of the training file and Meta's own name."""
-    name = _WRAPPERS.sub("", name)
-    for part in (*PARTS, "predictor"):
-        if name.startswith(f"{part}."):
-            return part, _WRAPPERS.sub("", name.removeprefix(f"{part}."))
-    return None, name
+    """Split an unwrapped name into the part of the training file and Meta's own name."""
+    part, dot, rest = name.partition(".")
+    return (part, rest) if dot and part in _SPLIT else (None, name)
 
 
 def _from_meta(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {}
     loose: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in strip(tensors, where, parts=_SPLIT).items():
         part, plain = _split(name)
         (loose if part is None else parts.setdefault(part, {}))[plain] = tensor
     if not parts:  # the state dict of one module
@@ -150,17 +160,22 @@ def _from_meta(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str,
     return parts
 
 
+def _meta(name: str) -> str:
+    """Return Meta's name of transformers', with its part; query, key and value stay apart."""
+    name = unwrapped(name, (*WRAPPERS, "vjepa2."))
+    for old, new in _HF_RENAMED:
+        name = re.sub(old, new, name)
+    return name
+
+
 def _from_transformers(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {}
     projections: dict[str, dict[str, Tensor]] = {}
     ignored = []
-    for name, tensor in tensors.items():
-        plain = name.removeprefix("vjepa2.")
+    for plain, tensor in renamed(tensors, _meta, where).items():
         if _HF_HEADS.match(plain):
             ignored.append(plain)
             continue
-        for old, new in _HF_RENAMED:
-            plain = re.sub(old, new, plain)
         found = _HF_QKV.match(plain)
         if found:
             block, kind, piece = found.groups()
@@ -168,6 +183,7 @@ def _from_transformers(tensors: Mapping[str, Tensor], where: str) -> dict[str, d
             continue
         part, _, rest = plain.partition(".")
         if rest == "mask_tokens":
+            shape_of({plain: tensor}, plain, 4, where)
             for index, token in enumerate(tensor):
                 parts.setdefault(part, {})[f"{rest}.{index}"] = token
         else:
@@ -183,17 +199,16 @@ def _from_transformers(tensors: Mapping[str, Tensor], where: str) -> dict[str, d
 
 
 def _joined(name: str, kinds: dict[str, Tensor], where: str) -> Tensor:
-    lacking = [kind for kind in ("query", "key", "value") if kind not in kinds]
+    named = {
+        kind: name.replace(".attn.qkv.", f".attention.{kind}.").replace("blocks", "layer")
+        for kind in ("query", "key", "value")
+    }
+    lacking = [kind for kind in named if kind not in kinds]
     if lacking:
-        wanted = name.replace(".attn.qkv.", f".attention.{lacking[0]}.").replace("blocks", "layer")
-        raise CheckpointError(f"{where} lacks {wanted!r}; the file is incomplete, fetch it again")
-    shapes = {tuple(tensor.shape) for tensor in kinds.values()}
-    if len(shapes) > 1:
         raise CheckpointError(
-            f"{where}: query, key and value of {name!r} have the shapes {sorted(shapes)}, expected "
-            "one; the file is damaged, fetch it again"
+            f"{where} lacks {named[lacking[0]]!r}; the file is incomplete, fetch it again"
         )
-    return torch.cat([kinds["query"], kinds["key"], kinds["value"]])
+    return joined({theirs: kinds[kind] for kind, theirs in named.items()}, where)
 
 
 def _without(tensors: dict[str, Tensor], unused: tuple[str, ...], where: str) -> dict[str, Tensor]:
@@ -221,9 +236,11 @@ def _check_no_first_version(
 ) -> None:
     """The first V-JEPA has the same names; its positions are added, not rotated."""
     tokens = sum(name.startswith("mask_tokens.") for name in predictor)
-    if "pos_embed" in encoder and tokens == _V_JEPA_1_MASK_TOKENS:
+    if "pos_embed" in encoder and tokens != _MASK_TOKENS:
+        held = f"{tokens} mask tokens" if predictor else "no predictor"
         raise CheckpointError(
-            f"{where} has 'pos_embed' and {tokens} mask tokens, as the first V-JEPA, whose "
-            "positions are added and not rotated (V-JEPA 2 files have 10 mask tokens); pass a "
-            "V-JEPA 2 or 2.1 checkpoint"
+            f"{where} has 'pos_embed' and {held}, as the first V-JEPA, whose positions are added "
+            f"and not rotated, expected {_MASK_TOKENS} mask tokens beside a left-over 'pos_embed'; "
+            'pass the whole V-JEPA 2 file, or set model.version = "2" in --spec if you know that '
+            "it is one"
         )

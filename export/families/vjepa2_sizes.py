@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ from typing import Any
 from torch import Tensor
 
 from jepa_edge.errors import CheckpointError
+from jepa_edge.export.families.loading import depth_of, shape_of, small_number, whole_number
 from jepa_edge.export.families.vjepa2_keys import Weights
 from jepa_edge.export.families.vjepa2_model import VJepa2Config
 
 DEFAULT_FRAMES = 16
 """Upstream's released models were last trained with 64 frames, and mostly with 16."""
 
-_HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16, (1408, 40): 22, (1664, 48): 26}
-"""Attention heads by (dim, depth) of the released encoders."""
+HEADS = {768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
+"""Attention heads by dim of the released encoders."""
+MOST_TOKENS = 1 << 18
+"""Of a clip: 14 times those of 64 pictures of 384 pixels, which already take minutes."""
+_384 = re.compile(r"(?<!\d)384(?!\d)")
 _HEAD_DIM, _PREDICTOR_HEAD_DIM = 64, 32
 _LEVELS = {48: (11, 23, 37, 47)}
 """By depth, where they are not the ends of four equal parts."""
@@ -34,13 +39,8 @@ def check_knobs(spec: Mapping[str, Any]) -> None:
             f"{', '.join(_KNOBS)}; correct it"
         )
     for name in (*_COUNTS, "mask_token"):
-        least = 0 if name == "mask_token" else 1
-        value = spec.get(name, least)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise CheckpointError(
-                f"--spec, model.{name} is {value!r}, expected a whole number from {least}; "
-                "correct it"
-            )
+        if name in spec:
+            whole_number(spec[name], f"--spec, model.{name}", 0 if name == "mask_token" else 1)
     rescale = spec.get("rescale_predictor", True)
     if not isinstance(rescale, bool):
         raise CheckpointError(
@@ -68,32 +68,35 @@ def config_of(
             f"{where}: config.json has hidden_act {activation!r}, expected 'gelu' as in every "
             "released model; pass a model with GELU"
         )
-    patches = _shape(encoder, "patch_embed.proj.weight", 5, where)
+    patches = shape_of(encoder, "patch_embed.proj.weight", 5, where)
     dim, tubelet, patch = patches[0], patches[2], patches[3]
-    depth = _count(encoder, "blocks.")
+    depth = depth_of(encoder, "blocks", where)
     assumed: list[str] = []
-    heads = spec.get("heads") or config_json.get("num_attention_heads") or _HEADS.get((dim, depth))
+    heads = spec.get("heads") or _said(config_json, "num_attention_heads", where) or HEADS.get(dim)
     if heads is None:
         heads = max(1, dim // _HEAD_DIM)
         assumed.append("model.heads")
-    crop = config_json.get("crop_size")
+    crop = _said(config_json, "crop_size", where)
     if crop is None:
-        crop = 384 if weights.version == "2.1" or "384" in Path(where).name else 256
+        crop = 384 if weights.version == "2.1" or _384.search(Path(where).name) else 256
         assumed += [f"model.{side}" for side in ("height", "width") if side not in spec]
-    if "clip_frames" not in spec:
+    frames = _said(config_json, "frames_per_clip", where)
+    if "clip_frames" not in spec and frames is None:
         assumed.append("model.clip_frames")
     config = VJepa2Config(
         version=weights.version,
         dim=dim,
         depth=depth,
         heads=heads,
-        mlp_dim=_shape(encoder, "blocks.0.mlp.fc1.weight", 2, where)[0],
+        mlp_dim=shape_of(encoder, "blocks.0.mlp.fc1.weight", 2, where)[0],
         height=spec.get("height", crop),
         width=spec.get("width", crop),
-        frames=spec.get("clip_frames", DEFAULT_FRAMES),
+        frames=spec.get("clip_frames", min(frames or DEFAULT_FRAMES, DEFAULT_FRAMES)),
         patch=patch,
         tubelet=tubelet,
-        norm_eps=config_json.get("layer_norm_eps", 1e-6),
+        norm_eps=small_number(
+            config_json.get("layer_norm_eps", 1e-6), f"{where}: config.json, layer_norm_eps"
+        ),
         levels=_levels(encoder, depth, where) if weights.version == "2.1" else (),
         modality="video_mod_embed" in encoder or "img_mod_embed" in encoder,
         image_path="patch_embed_img.proj.weight" in encoder,
@@ -101,6 +104,26 @@ def config_of(
     )
     _check(config, where)
     return config, assumed
+
+
+def clip_note(
+    config: VJepa2Config, config_json: Mapping[str, Any], spec: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """What to tell the user where config.json names longer clips than are taken."""
+    said = config_json.get("frames_per_clip")
+    if "clip_frames" in spec or said is None or said == config.frames:
+        return ()
+    note = (
+        f"config.json says frames_per_clip = {said}, {config.frames} are taken, because attention "
+        "costs the square of a clip's length; set [model] clip_frames in --spec for another length"
+    )
+    return (note,)
+
+
+def _said(config_json: Mapping[str, Any], name: str, where: str) -> int | None:
+    """A whole number of config.json, None where it does not have it."""
+    value = config_json.get(name)
+    return None if value is None else whole_number(value, f"{where}: config.json, {name}")
 
 
 def _predictor_sizes(
@@ -116,30 +139,30 @@ def _predictor_sizes(
     first = "predictor_embed.weight"
     if "predictor_embed.0.weight" in tensors:
         first = "predictor_embed.0.weight"
-        dim = _shape(tensors, "predictor_embed.2.weight", 2, where)[0]
+        dim = shape_of(tensors, "predictor_embed.2.weight", 2, where)[0]
     else:
-        dim = _shape(tensors, first, 2, where)[0]
-    wide = _shape(tensors, first, 2, where)[1]
+        dim = shape_of(tensors, first, 2, where)[0]
+    wide = shape_of(tensors, first, 2, where)[1]
     encoder_dim = weights.encoder["patch_embed.proj.weight"].shape[0]
     if wide % encoder_dim:
         raise CheckpointError(
             f"{where}: {first!r} takes {wide} channels, expected a multiple of the encoder's "
             f"{encoder_dim}; encoder and predictor are of different models"
         )
-    heads = spec.get("predictor_heads") or config_json.get("pred_num_attention_heads")
+    heads = spec.get("predictor_heads") or _said(config_json, "pred_num_attention_heads", where)
     if heads is None:
         heads = max(1, dim // _PREDICTOR_HEAD_DIM)
         if dim != 384:
             assumed.append("model.predictor_heads")
     return {
         "predictor_dim": dim,
-        "predictor_depth": _count(tensors, "predictor_blocks."),
+        "predictor_depth": depth_of(tensors, "predictor_blocks", where),
         "predictor_heads": heads,
-        "predictor_mlp_dim": _shape(tensors, "predictor_blocks.0.mlp.fc1.weight", 2, where)[0],
+        "predictor_mlp_dim": shape_of(tensors, "predictor_blocks.0.mlp.fc1.weight", 2, where)[0],
         "predictor_levels": wide // encoder_dim,
-        "predictor_dim_out": _shape(tensors, "predictor_proj.weight", 2, where)[0],
+        "predictor_dim_out": shape_of(tensors, "predictor_proj.weight", 2, where)[0],
         "predictor_modality": "video_mod_embed" in tensors or "img_mod_embed" in tensors,
-        "mask_tokens": _count(tensors, "mask_tokens."),
+        "mask_tokens": depth_of(tensors, "mask_tokens", where),
         "rescale_predictor": weights.version == "2.1" and spec.get("rescale_predictor", True),
     }
 
@@ -163,7 +186,7 @@ def _check_version(
 
 
 def _levels(encoder: Mapping[str, Tensor], depth: int, where: str) -> tuple[int, ...]:
-    count = _count(encoder, "norms_block.")
+    count = depth_of(encoder, "norms_block", where)
     if depth % count:
         raise CheckpointError(
             f"{where} has {depth} blocks and {count} layer norms ('norms_block'), expected a "
@@ -188,6 +211,12 @@ def _check(config: VJepa2Config, where: str) -> None:
                 f"{where}: model.{name} is {pixels}, expected a multiple of the patch, "
                 f"{config.patch}; correct --spec"
             )
+    if config.tokens > MOST_TOKENS:
+        raise CheckpointError(
+            f"{where}: {config.frames} pictures of {config.height} x {config.width} are "
+            f"{config.tokens} tokens, expected {MOST_TOKENS} or fewer; correct model.clip_frames, "
+            "model.height and model.width in --spec"
+        )
     if config.frames == 1 and not config.image_path:
         raise CheckpointError(
             f"{where} has no 'patch_embed_img.proj.weight' (2.1 has), so that it cannot take "
@@ -198,27 +227,3 @@ def _check(config: VJepa2Config, where: str) -> None:
             f"{where}: model.clip_frames is {config.frames}, expected a multiple of "
             f"{config.tubelet}, the pictures under one token; correct --spec"
         )
-
-
-def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Number of the modules, or tensors, of a list."""
-    taken = {name.split(".")[1] for name in tensors if name.startswith(prefix)}
-    return len(taken)
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str, ndim: int, where: str) -> tuple[int, ...]:
-    if name not in tensors:
-        raise CheckpointError(
-            f"{where} lacks {name!r}; the file is incomplete, or not a V-JEPA 2's, pass a complete "
-            "checkpoint"
-        )
-    shape = tuple(tensors[name].shape)
-    if len(shape) != ndim:
-        cause = (
-            "; it is an image model's, such as I-JEPA's or DINOv2's" if name[:5] == "patch" else ""
-        )
-        raise CheckpointError(
-            f"{where}: {name!r} has shape {shape}, expected {ndim} dimensions{cause}; pass a "
-            "V-JEPA 2 or 2.1 checkpoint"
-        )
-    return shape

@@ -25,23 +25,27 @@ _LATE = 8
 
 
 class Made(enum.Enum):
-    """What a flag was made by. MISSING: a frame that the bag does not hold."""
+    """What a flag was made by. MISSING: a frame that the bag does not hold. NO_CLIP: a clip that
+    cannot be put together from the bag, though its newest frame is there."""
 
     STEP = "step"
     POLL = "poll"
     STALLED = "stalled"
     MISSING = "missing"
+    NO_CLIP = "no clip"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedEmbedding:
-    """What is kept of a StateEmbedding: the digest of its latent, (N, D) float32, and the action.
+    """What is kept of a StateEmbedding: the digest of its latent, (N, D) float32, and the inputs.
 
-    action: (A,) float32 that the session was given; None: it was given none.
+    action: (A,) float32 that the session was given; state: (S,) float32, the robot's own. None: it
+    was given none.
     """
 
     latent_sha256: bytes
     action: NDArray[np.float32] | None
+    state: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,9 +263,11 @@ def latent_sha256(latent: NDArray[np.float32]) -> bytes:
 
 
 def _embedding(message: Any) -> RecordedEmbedding:
-    action = np.asarray(message.action, np.float32)
+    action, state = (np.asarray(v, np.float32) for v in (message.action, message.state))
     return RecordedEmbedding(
-        latent_sha256=latent_sha256(message.latent), action=action if action.size else None
+        latent_sha256=latent_sha256(message.latent),
+        action=action if action.size else None,
+        state=state if state.size else None,
     )
 
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from jepa_edge.bags.reader import Bag, find_bags, is_bag
 from jepa_edge.bags.recorded import Made, read_recorded
 from jepa_edge.bags.stream import frames
-from jepa_edge.bags.topics import BagOptions, Topics, find_topics, need_actions
+from jepa_edge.bags.topics import BagOptions, Topics, find_topics, for_model
 from jepa_edge.channels import LONG, first_step
+from jepa_edge.clip import by_camera_frame
 from jepa_edge.errors import InputError
 from jepa_edge.input_checks import check_content
 from jepa_edge.manifest import Manifest
@@ -84,7 +85,7 @@ class BagRecording(Recording):
         self.notes: tuple[str, ...] = ()
         self._names: list[str] = []
         self._digests: list[str] = []
-        manifest = _of_camera(manifest)
+        manifest = by_camera_frame(manifest)
         bags = find_bags(path)
         seen: dict[str, Path] = {}
         gaps_s: list[float] = []
@@ -141,16 +142,6 @@ class BagRecording(Recording):
             self.notes = (*self.notes, note)
 
 
-def _of_camera(manifest: Manifest) -> Manifest:
-    """A model's manifest as if it took single frames at the camera's rate: recordings hold those,
-    and clips are made of them when they are encoded."""
-    seen = manifest.observation
-    if seen.clip is None:
-        return manifest
-    frames = msgspec.structs.replace(seen, clip=None, rate_hz=seen.camera_rate_hz)
-    return msgspec.structs.replace(manifest, observation=frames)
-
-
 def _least(manifest: Manifest, horizon: int) -> int:
     """Fewest actions, or frames after the first, of an episode that a calibration takes.
 
@@ -200,12 +191,8 @@ def _pieces(
     bag: Bag, manifest: Manifest, options: BagOptions, folder: Path
 ) -> Iterator[tuple[_Piece, str]]:
     """Yield stretches of frames without a gap, and what ended each, in words."""
-    topics = find_topics(bag, options)
-    if manifest.action is None:
-        topics = dataclasses.replace(topics, action=None, commands=(), plan=None)
-        inputs = Inputs(manifest, options.inputs(None))
-    else:
-        inputs = Inputs(manifest, options.inputs(bag.topics[need_actions(bag, topics)]))
+    topics, how = for_model(bag, find_topics(bag, options), options, manifest)
+    inputs = Inputs(manifest, how)
     begins = _episode_begins(bag, topics)
     piece: _Piece | None = None
     part: int | None = None
@@ -215,13 +202,15 @@ def _pieces(
             check_image(frame, manifest, options.image_fit, f"{bag.path}: {topics.image!r}")
         observation = inputs.observation(frame)
         reached = bisect_right(begins, frame.stamp_ns)
-        ended = "a new episode" if reached > part else _unusable(observation, piece, manifest)
+        broken = _broken(observation, manifest, options)
+        ended = "a new episode" if reached > part else broken
+        ended = ended or _unled(observation, piece, manifest)
         ended = ended or _gap(observation, piece, manifest, options)
         part = max(part, reached)
         if ended and piece is not None:
             yield piece, ended
             piece = None
-        if _broken(observation, manifest):
+        if broken:
             continue
         if piece is None:
             piece = _Piece(folder, observation)
@@ -248,8 +237,10 @@ def _episode_begins(bag: Bag, topics: Topics) -> list[int]:
     return sorted(found)
 
 
-def _broken(observation: Observation, manifest: Manifest) -> str:
+def _broken(observation: Observation, manifest: Manifest, options: BagOptions) -> str:
     """Why a frame cannot be used at all; empty when it can."""
+    if manifest.state is not None and observation.state is None:
+        return f"a frame without a state of the robot within {options.sync_slop_s:g} s of it"
     try:
         reason = check_content(observation.frame, None, manifest, observation.state)
     except InputError as error:
@@ -257,11 +248,10 @@ def _broken(observation: Observation, manifest: Manifest) -> str:
     return "a frame with numbers that are not finite" if reason else ""
 
 
-def _unusable(observation: Observation, piece: _Piece | None, manifest: Manifest) -> str:
+def _unled(observation: Observation, piece: _Piece | None, manifest: Manifest) -> str:
     """Why nothing leads from the piece so far to this frame; empty when something does."""
-    broken = _broken(observation, manifest)
-    if broken or piece is None or manifest.action is None:
-        return broken
+    if piece is None or manifest.action is None:
+        return ""
     if observation.action is None:
         return "a frame without a command before it"
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from jepa_edge.bags.clip_starts import first_whole_ns
 from jepa_edge.bags.compare import FIELDS, PART_FIELDS, FieldDifference, FlagDifference, differing
 from jepa_edge.bags.identity import Identity, compare_identity, disarmed_reason, was_uncalibrated
 from jepa_edge.bags.reader import Bag, listed
@@ -22,6 +23,7 @@ from jepa_edge.bags.stream import frames
 from jepa_edge.bags.topics import BagOptions, Topics
 from jepa_edge.clip import by_camera_frame
 from jepa_edge.errors import CalibrationError, printable
+from jepa_edge.manifest import Manifest
 from jepa_edge.monitor import Monitor
 from jepa_edge.nodes.inputs import Inputs
 from jepa_edge.nodes.messages import flag_message
@@ -45,10 +47,10 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
     flags: how many the bag holds. compared: in every field, but for the counts since the episode
     began where the bag does not hold its beginning; partly: only in the fields that depend on
     nothing before the bag, or before a gap in it. identical: of both, in all that was compared.
-    not_made: flags whose frame the bag does not hold, or that the session did not give here.
-    lost: numbers missing between flags. left_out: flags at the beginning of the bag whose frames
-    came before it. embeddings, embeddings_identical: latents, bit by bit.
-    fields: how many flags differ in each field. differences: the first of them.
+    not_made: flags whose frame or clip the bag does not hold, or that the session did not give
+    here. lost: numbers missing between flags. left_out: flags at the beginning of the bag whose
+    frames, or a part of whose clips, came before it. embeddings, embeddings_identical: latents,
+    bit by bit. fields: how many flags differ in each field. differences: the first of them.
     identities: one per run of the node.
     """
 
@@ -100,6 +102,8 @@ class _Counts:
     identical: int = 0
     not_made: int = 0
     missing: int = 0
+    no_clip: int = 0
+    left_out: int = 0
     embeddings: int = 0
     embeddings_identical: int = 0
 
@@ -134,22 +138,28 @@ def replay(
         identities.append(compare_identity(maker, run, model, monitors[-1]))
         on_identity(identities[-1])
     counts, fields, found = _Counts(), Counter[str](), []
-    if model.takes_actions:
-        topics, note = _readable_commands(bag, topics, options)
-    else:
-        topics, note = dataclasses.replace(topics, action=None, commands=(), plan=None), ""
-    notes += [note] if note else []
+    topics, unread = _readable(bag, topics, options, model.manifest)
+    notes += unread
     action_type = None if topics.action is None else bag.topics[topics.action]
+    # Inputs of a model that takes a state want a type for it, though none may come.
+    state_type = ACTION if topics.state is None else bag.topics[topics.state]
     steps = {
         flag.stamp_ns
         for run in recorded.runs
         for flag in run.flags.values()
         if flag.made is Made.STEP
     }
-    inputs = Inputs(model.manifest, options.inputs(action_type), clip_ends=steps)
+    if topics.state is None:
+        options = dataclasses.replace(options, state_fields=())
+    inputs = Inputs(model.manifest, options.inputs(action_type, state_type), clip_ends=steps)
     _check_pictures(bag, topics, recorded, model, options)
+    first_ns = first_whole_ns(recorded, model.manifest.observation)
     for redone in rerun(bag, topics, recorded, inputs, model, monitors, configs):
         on_step(redone)
+        early = redone.run == 0 and redone.recorded.stamp_ns < first_ns
+        if early and redone.recorded.made is Made.NO_CLIP:
+            counts.left_out += 1
+            continue
         difference = _difference(redone, counts, maker)
         if difference is not None:
             fields.update(field.field for field in difference.fields)
@@ -160,13 +170,13 @@ def replay(
         bag_sha256=bag.sha256,
         bundle=str(model.bundle.path),
         variant=model.variant,
-        flags=sum(len(run.flags) for run in recorded.runs),
+        flags=sum(len(run.flags) for run in recorded.runs) - counts.left_out,
         compared=counts.compared,
         partly=counts.partly,
         identical=counts.identical,
         not_made=counts.not_made,
         lost=sum(run.lost for run in recorded.runs),
-        left_out=sum(run.left_out for run in recorded.runs),
+        left_out=counts.left_out + sum(run.left_out for run in recorded.runs),
         embeddings=counts.embeddings,
         embeddings_identical=counts.embeddings_identical,
         fields=dict(fields),
@@ -176,23 +186,36 @@ def replay(
     )
 
 
-def _readable_commands(bag: Bag, topics: Topics, options: BagOptions) -> tuple[Topics, str]:
-    """Leave commands out that nobody said how to read; most flags come with their action."""
-    why = ""
-    if topics.action is None and topics.commands:
-        why = f"commands are on {listed(topics.commands)} and --action-topic names none"
-    elif topics.action is not None and not options.action_fields:
-        kind = bag.topics[topics.action]
-        if kind != ACTION:
-            why = (
-                f"{printable(topics.action)} is {printable(kind)} and --action-fields names no "
-                "numbers of it"
-            )
-    if not why:
-        return topics, ""
-    return dataclasses.replace(topics, action=None), (
-        f"{why}: actions are known only where an embedding was published"
-    )
+def _readable(
+    bag: Bag, topics: Topics, options: BagOptions, manifest: Manifest
+) -> tuple[Topics, list[str]]:
+    """Leave out what the model does not take, and what nobody said how to read, with a note of it:
+    most flags come with their action and state."""
+    notes = []
+    if manifest.action is None:
+        topics = dataclasses.replace(topics, action=None, commands=(), plan=None)
+    elif why := _unreadable(bag, "action", topics.action, topics.commands, options.action_fields):
+        topics = dataclasses.replace(topics, action=None)
+        notes.append(f"{why}: actions are known only where an embedding was published")
+    if manifest.state is None:
+        topics = dataclasses.replace(topics, state=None, states=())
+    elif why := _unreadable(bag, "state", topics.state, topics.states, options.state_fields):
+        topics = dataclasses.replace(topics, state=None)
+        notes.append(f"{why}: states are known only where an embedding was published")
+    return topics, notes
+
+
+def _unreadable(
+    bag: Bag, what: str, topic: str | None, several: tuple[str, ...], fields: tuple[str, ...]
+) -> str:
+    """Why a topic of commands or states cannot be read; empty when it can, or there is none."""
+    if topic is None:
+        found = "commands are" if what == "action" else "states may be"
+        return f"{found} on {listed(several)} and --{what}-topic names none" if several else ""
+    kind = bag.topics[topic]
+    if fields or kind == ACTION:
+        return ""
+    return f"{printable(topic)} is {printable(kind)} and --{what}-fields names no numbers of it"
 
 
 def _check_pictures(
@@ -200,8 +223,9 @@ def _check_pictures(
 ) -> None:
     """Raise InputError when no picture fits the model though the recorded session took some."""
     taken = {flag.stamp_ns for flag in recorded.flags if flag.embedding is not None}
-    inputs = Inputs(by_camera_frame(model.manifest), options.inputs(None))
-    names = dataclasses.replace(topics, action=None, plan=None)
+    pictures = msgspec.structs.replace(by_camera_frame(model.manifest), state=None)
+    inputs = Inputs(pictures, options.inputs(None))
+    names = dataclasses.replace(topics, action=None, state=None, plan=None)
     frame = next(frames(bag, names, inputs, taken), None) if taken else None
     if frame is not None:
         check_image(frame, model.manifest, options.image_fit, f"{bag.path}: {topics.image!r}")
@@ -226,6 +250,7 @@ def _difference(
     recorded = redone.recorded
     if redone.flag is None:
         counts.not_made += 1
+        counts.no_clip += recorded.made is Made.NO_CLIP
         counts.missing += recorded.made is Made.MISSING
         return _told(redone, (_absent(recorded.made),))
     if redone.fields == PART_FIELDS:
@@ -281,6 +306,10 @@ def _absent(made: Made) -> FieldDifference:
         return FieldDifference(
             field="frame", recorded="judged", replayed="not in the bag: the recorder missed it"
         )
+    if made is Made.NO_CLIP:
+        return FieldDifference(
+            field="clip", recorded="judged", replayed="not to be had from the bag's frames"
+        )
     return FieldDifference(field="watchdog", recorded="stale", replayed="not stale")
 
 
@@ -321,6 +350,16 @@ def _notes(recorded: Recorded, counts: _Counts) -> list[str]:
         notes.append(
             f"{counts.missing} frames that were judged are not in the bag; record images on a "
             "reliable topic or on the robot itself"
+        )
+    if counts.left_out:
+        notes.append(
+            f"run 0: {counts.left_out} flags are left out, for their clips begin before the bag"
+        )
+    if counts.no_clip:
+        notes.append(
+            f"{counts.no_clip} clips that were judged cannot be put together: camera frames of "
+            "them are not in the bag, or the camera is faster than the model's and the node took "
+            "others of its frames, which no bag tells"
         )
     if counts.partly and not counts.compared:
         notes.append("no flag could be compared in full; record from before the node starts")

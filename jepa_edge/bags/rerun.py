@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from jepa_edge.bags.clip_starts import clip_starts
 from jepa_edge.bags.compare import BUDGET_FIELDS, FIELDS, PART_FIELDS
 from jepa_edge.bags.reader import Bag
 from jepa_edge.bags.recorded import Made, Recorded, RecordedFlag
@@ -169,7 +170,21 @@ def rerun(
     time = FedTime()
     present: tuple[int, int] | None = None
     part: _Part | None = None
-    for index, number, flag, observation in todo.ready(frames(bag, topics, inputs, todo), inputs):
+    restarts = clip_starts(recorded, model.manifest.observation)
+    stream = frames(bag, topics, inputs, todo, restarts)
+    for index, number, flag, observation in todo.ready(stream, inputs):
+        if flag.made is Made.STEP and observation is None:
+            flag, part = dataclasses.replace(flag, made=Made.NO_CLIP), None
+            yield Redone(
+                run=index,
+                part=number,
+                recorded=flag,
+                flag=None,
+                observation=None,
+                update=None,
+                fields=(),
+            )
+            continue
         if part is None or present != (index, number):
             session = Session(
                 model,
@@ -205,7 +220,7 @@ class _Queue:
         self._uses = Counter((flag.stamp_ns, flag.of_stamp) for flag in steps)
         self._stamps = Counter(stamp for stamp, _ in self._uses)
         self._seen: Counter[int] = Counter()
-        self._frames: dict[tuple[int, int], Observation] = {}
+        self._frames: dict[tuple[int, int], Observation | None] = {}
 
     def __contains__(self, stamp_ns: object) -> bool:
         return stamp_ns in self._stamps
@@ -213,7 +228,10 @@ class _Queue:
     def ready(
         self, stream: Iterator[Frame], inputs: Inputs
     ) -> Iterator[tuple[int, int, RecordedFlag, Observation | None]]:
-        """Yield run, part, flag and, for a step, its observation, as soon as its frame is there."""
+        """Yield run, part, flag and, for a step, its observation, as soon as its frame is there.
+
+        None for a step: the bag does not give its clip.
+        """
         waiting = iter(self._flags)
         head = next(waiting, None)
         for frame in _and_none(stream):
@@ -221,7 +239,8 @@ class _Queue:
                 which = frame.stamp_ns, self._seen[frame.stamp_ns]
                 self._seen[frame.stamp_ns] += 1
                 if which in self._uses:
-                    self._frames[which] = inputs.observation(frame)
+                    whole = frame.clip is not None or not inputs.takes_clips
+                    self._frames[which] = inputs.observation(frame) if whole else None
             while head is not None:
                 flag = head[2]
                 if flag.made is not Made.STEP:
@@ -232,8 +251,8 @@ class _Queue:
                     break
                 head = next(waiting, None)
 
-    def _taken(self, flag: RecordedFlag) -> Observation:
-        """The observation of a step, with the action that the session was given then."""
+    def _taken(self, flag: RecordedFlag) -> Observation | None:
+        """The observation of a step, with the action and state that the session was given then."""
         which = flag.stamp_ns, flag.of_stamp
         observation = self._frames[which]
         self._uses[which] -= 1
@@ -242,9 +261,11 @@ class _Queue:
             self._stamps[flag.stamp_ns] -= 1
             if not self._stamps[flag.stamp_ns]:
                 del self._stamps[flag.stamp_ns]
-        if flag.embedding is None:
+        known = flag.embedding
+        if known is None or observation is None:
             return observation
-        return dataclasses.replace(observation, action=flag.embedding.action)
+        state = observation.state if known.state is None else known.state
+        return dataclasses.replace(observation, action=known.action, state=state)
 
 
 def _and_none(stream: Iterator[Frame]) -> Iterator[Frame | None]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from jepa_edge.cli.common import refuse_options
+from jepa_edge.image_fit import FITS
+from jepa_edge.nodes.fields import STATE_TYPES
 from jepa_edge.recording import INFO_NAME
 
 if TYPE_CHECKING:
@@ -32,8 +34,26 @@ _OPTIONS = (
         help="Bag: seconds that a command is held.  [default: half a period, or a period]",
     ),
     click.option(
+        "--state-topic", help="Bag: topic of the robot's own state, for a model that takes it."
+    ),
+    click.option(
+        "--state-type", type=click.Choice(STATE_TYPES), help="Bag: its type, if several may be it."
+    ),
+    click.option(
+        "--state-fields",
+        metavar="LIST",
+        help="Bag: numbers of a state message, e.g. position[elbow],velocity[elbow].  [default: "
+        "all of a Float32MultiArray]",
+    ),
+    click.option(
+        "--state-slop",
+        type=click.FloatRange(min=0.0),
+        help="Bag: sync_slop_s of the node, how far from the image in time a state may be.  "
+        "[default: 0.05]",
+    ),
+    click.option(
         "--image-fit",
-        type=click.Choice(["model", "exact", "crop", "stretch"]),
+        type=click.Choice(FITS),
         help="Bag: how images of another size become the model's.  [default: as the model was "
         "trained, exact if the bundle does not say how]",
     ),
@@ -51,6 +71,10 @@ BAG_OPTIONS = (
     "action_topic",
     "action_fields",
     "action_timeout",
+    "state_topic",
+    "state_type",
+    "state_fields",
+    "state_slop",
     "image_fit",
     "max_age",
 )
@@ -69,6 +93,10 @@ def read_bag_options(
     action_topic: str | None,
     action_fields: str | None,
     action_timeout: float | None,
+    state_topic: str | None,
+    state_type: str | None,
+    state_fields: str | None,
+    state_slop: float | None,
     image_fit: str | None,
     max_age: float | None,
     **others: Any,
@@ -76,11 +104,16 @@ def read_bag_options(
     """Return what the options of `bag_options` say; others: further fields of BagOptions."""
     from jepa_edge.bags.topics import BagOptions
 
+    if state_slop is not None:
+        others["sync_slop_s"] = state_slop
     return BagOptions(
         image_topic=image_topic,
         action_topic=action_topic,
         action_fields=fields_of(action_fields),
         action_timeout_s=action_timeout or 0.0,
+        state_topic=state_topic,
+        state_type=state_type or "",
+        state_fields=fields_of(state_fields),
         image_fit=image_fit or "model",
         max_age_s=max_age or 0.0,
         **others,

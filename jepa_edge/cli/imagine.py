@@ -19,9 +19,11 @@ from jepa_edge.cli.common import (
     progress_bars,
     refuse_options,
 )
-from jepa_edge.errors import InputError
+from jepa_edge.errors import InputError, printable
+from jepa_edge.goals import encode_goal
 from jepa_edge.image_fit import FITS, MODEL_FIT
 from jepa_edge.imagine import (
+    MAX_SAMPLES,
     ActionSequence,
     axis_names,
     builtin_sequences,
@@ -175,8 +177,8 @@ def _moment(
     if goal is None:
         return _Moment(scene=scene, history=history, goal=None, goal_frame=None, goal_told="")
     wanted, wanted_state, told = goal_frame(run, goal, manifest, fit)
-    latent = model.encode(wanted[None], None if wanted_state is None else wanted_state[None])
-    return _Moment(scene=scene, history=history, goal=latent[0], goal_frame=wanted, goal_told=told)
+    latent = encode_goal(model, wanted, wanted_state)
+    return _Moment(scene=scene, history=history, goal=latent, goal_frame=wanted, goal_told=told)
 
 
 def _numbers(text: str | None) -> NDArray[np.float32] | None:
@@ -207,6 +209,8 @@ def _latent_map(model: WorldModel, data: Path | None) -> LatentMap:
 
 def _sampler(model: WorldModel, moment: _Moment, samples: int) -> tuple[Sampler | None, list[str]]:
     """What draws the futures, or None and why."""
+    if samples != 0 and not 2 <= samples <= MAX_SAMPLES:
+        raise InputError(f"--samples is {samples}, expected 2 to {MAX_SAMPLES}, or 0 for none")
     if not samples:
         return None, []
     if len(moment.history) < model.manifest.history:
@@ -317,28 +321,34 @@ def _pictures(model: WorldModel, moment: _Moment) -> list[tuple[str, NDArray[np.
 
 def _print_futures(report: ImagineReport) -> None:
     share = 100.0 * sum(report.explained)
-    click.echo(f"{report.bundle} {report.variant}, from {report.source}")
-    click.echo(f"  the map shows {share:.0f} % of the recorded variance")
-    width = max(len(sequence.name) for sequence in report.sequences)
-    for sequence in report.sequences:
+    _say(f"{report.bundle} {report.variant}, from {report.source}")
+    _say(f"  the map shows {share:.0f} % of the recorded variance")
+    names = [printable(sequence.name) for sequence in report.sequences]
+    width = max(map(len, names))
+    for name, sequence in zip(names, report.sequences, strict=True):
         end = sequence.points[-1]
-        told = f"  {sequence.name:<{width}}  ends at ({end[0]:+.3g}, {end[1]:+.3g})"
+        told = f"  {name:<{width}}  ends at ({end[0]:+.3g}, {end[1]:+.3g})"
         if sequence.spread:
             told += f"  spread {sequence.spread[-1]:.3g}"
         if sequence.energies:
             told += f"  energy to the goal {sequence.energies[-1]:.4g}"
-        click.echo(told + ("  nearest" if sequence.name == report.best else ""))
+        _say(told + ("  nearest" if sequence.name == report.best else ""))
     for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
 
 
 def _print_landscape(report: LandscapeReport) -> None:
-    click.echo(f"{report.bundle} {report.variant}, from {report.source}")
+    _say(f"{report.bundle} {report.variant}, from {report.source}")
     best = ", ".join(
         f"{name} {value:+.4g}" for name, value in zip(report.axes, report.best, strict=True)
     )
     unit = f" ({report.units})" if report.units else ""
-    click.echo(
+    _say(
         f"  lowest energy {report.best_energy:.5g} at {best}{unit}, of a grid of "
         f"{len(report.values)} x {len(report.values)} x {len(report.values)}"
     )
+
+
+def _say(line: str) -> None:
+    """Print a line; names of a bundle and of files are a stranger's text."""
+    click.echo(printable(line))

@@ -77,7 +77,12 @@ def command(
         files = [read_graph(path, part) for part, path in given.items() if path is not None]
         if write_spec.exists():
             raise InputError(f"{write_spec} exists already; remove it or choose another name")
-        write_spec.write_text(template(files), encoding="utf-8")
+        try:
+            write_spec.write_text(template(files), encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"cannot write {write_spec} ({error.strerror}); choose a folder that is there"
+            ) from error
         click.echo(f"{write_spec}: fill in what says FILL IN, then pass it with --spec")
         return
     if spec is None or out is None:

@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from jepa_edge.cli.common import BUNDLE, JSON_OPTION, print_json
+from jepa_edge.errors import printable
+
+if TYPE_CHECKING:
+    from jepa_edge.bundle import Bundle
+    from jepa_edge.manifest import FitSpec
+
+_SHOWN = 3
 
 _EPILOG = """\b
 Example:
@@ -43,30 +51,11 @@ def command(bundle: Path, replay: bool, as_json: bool) -> None:
     if as_json:
         print_json({"manifest": manifest, "replay": replays})
         return
-    observation, action = manifest.observation, manifest.action
-    click.echo(f"{bundle}: {manifest.family}, all {len(manifest.files)} files verified")
-    click.echo(
-        f"  observation  {observation.height} x {observation.width} {observation.color} uint8 "
-        f"at {observation.rate_hz:g} Hz"
-    )
-    if observation.clip is not None:
-        clip = observation.clip
-        click.echo(
-            f"  clip         {clip.frames} frames, tubelet {clip.tubelet}, stride {clip.stride}, "
-            f"hop {clip.hop}: camera at {observation.camera_rate_hz:g} Hz"
-        )
-    if action is not None:
-        units = f", {action.units}" if action.units else ""
-        click.echo(f"  action       {action.dim} numbers per block of {action.block}{units}")
-    if manifest.state is not None:
-        click.echo(
-            f"  state        {manifest.state.dim} numbers of the robot, {manifest.state.units}"
-        )
-    click.echo(f"  latent       {manifest.latent.tokens} x {manifest.latent.dim}")
-    if action is not None:
-        click.echo(f"  history      {manifest.history} frames")
-    if manifest.text is not None:
-        click.echo(f"  labels       {len(manifest.text.labels)}")
+    # A foreign bundle's text must not reach the terminal raw.
+    title = printable(f"{bundle}: {manifest.family}")
+    click.echo(f"{title}, all {len(manifest.files)} files verified")
+    for name, told in _parts(opened):
+        click.echo(f"  {name:<12} {printable(told)}")
     for name, variant in manifest.variants.items():
         calibrated = calibration_name(name) in manifest.files
         size_mb = sum(graph.size_bytes for graph in variant.graphs.values()) / 1e6
@@ -79,6 +68,67 @@ def command(bundle: Path, replay: bool, as_json: bool) -> None:
             )
             line += f", golden {'pass' if done.passed else 'FAIL'}: {told}"
         click.echo(line)
-    provenance = msgspec.to_builtins(manifest.provenance)
-    # A foreign bundle's text must not reach the terminal raw.
-    click.echo(f"  made by      {provenance['command']!r} ({provenance['created_utc']!r})")
+    made = manifest.provenance
+    click.echo(f"  {'made by':<12} {made.command!r} ({made.created_utc!r})")
+
+
+def _parts(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    """What the model sees, takes and gives, each with a name. Raises BundleError as masks do."""
+    import numpy as np
+
+    from jepa_edge.masked import read_patterns
+
+    manifest = bundle.manifest
+    observation, latent = manifest.observation, manifest.latent
+    size = f"{observation.height} x {observation.width}"
+    yield "observation", f"{size} {observation.color} uint8 at {observation.rate_hz:g} Hz"
+    yield "fit", _fit(observation.fit)
+    if observation.clip is not None:
+        clip = observation.clip
+        seen = f"{clip.frames} frames, tubelet {clip.tubelet}, stride {clip.stride}, hop {clip.hop}"
+        yield "clip", f"{seen}: camera at {observation.camera_rate_hz:g} Hz"
+    if manifest.action is not None:
+        action = manifest.action
+        told = f"{action.dim} numbers per block of {action.block}"
+        yield "action", told + _named(action.units, action.names)
+    else:
+        yield "action", "none: the model predicts no step ahead"
+    if manifest.state is not None:
+        state = manifest.state
+        yield "state", f"{state.dim} numbers of the robot" + _named(state.units, state.names)
+    yield "latent", f"{latent.tokens} x {latent.dim}"
+    if latent.compared != (latent.tokens, latent.dim):
+        tokens, dim = latent.compared
+        yield "compared", f"energies take the first {tokens} tokens and {dim} channels"
+    if manifest.action is not None:
+        fewest = manifest.min_history or manifest.history
+        told = f"{fewest} to " if fewest != manifest.history else ""
+        yield "history", f"{told}{manifest.history} frames"
+    if manifest.masks is not None:
+        masks = manifest.masks
+        _, hidden = read_patterns(bundle.file(masks.file), latent.tokens)
+        every, norm = np.unique(hidden).size, ", targets normalized" if masks.target_norm else ""
+        told = f"{len(hidden)} patterns that hide {hidden.shape[1]} tokens each, {every} in all"
+        yield "masks", f"{told}; compared by {masks.distance}{norm}"
+    if manifest.text is not None:
+        text = manifest.text
+        shown = ", ".join(repr(label) for label in text.labels[:_SHOWN])
+        more = ", ..." if len(text.labels) > _SHOWN else ""
+        yield "labels", f"{len(text.labels)}: {shown}{more}"
+        yield "text", f"embeddings of {text.dim} numbers, temperature {text.temperature:g}"
+
+
+def _named(units: str, names: tuple[str, ...]) -> str:
+    told = [part for part in (units, " ".join(names)) if part]
+    return "".join(f", {part}" for part in told)
+
+
+def _fit(fit: FitSpec | None) -> str:
+    if fit is None:
+        return "pictures of that size only"
+    if fit.stretch:
+        return f"the whole picture is scaled, {fit.filter}"
+    if fit.short_side is not None:
+        middle = f"scaled to a short side of {fit.short_side}, {fit.filter}, then the middle"
+        return f"{middle} (offset {fit.offset})"
+    return f"the largest middle part, then scaled, {fit.filter}"

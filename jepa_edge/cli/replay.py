@@ -39,6 +39,9 @@ _OF_A_REPLAY = frozenset(
         "image_fit",
         "action_fields",
         "action_timeout_s",
+        "state_type",
+        "state_fields",
+        "sync_slop_s",
         "max_age_s",
         "min_gap_periods",
         "max_gap_periods",
@@ -171,11 +174,15 @@ def command(
         options,
         action_fields=settings.inputs.action_fields,
         action_timeout_s=settings.inputs.action_timeout_s,
+        state_type=settings.inputs.state_type,
+        state_fields=settings.inputs.state_fields,
+        sync_slop_s=settings.inputs.sync_slop_s,
         image_fit=settings.inputs.image_fit,
         min_gap_periods=settings.inputs.min_gap_periods,
         max_gap_periods=settings.inputs.max_gap_periods,
         max_age_s=settings.inputs.max_age_s,
     )
+    topics = find_topics(source, options)  # the node may have said which type its state has
     judged = not (uncalibrated if recorded is None else all(map(was_uncalibrated, recorded.runs)))
     model = WorldModel.load(
         opened,
@@ -226,7 +233,7 @@ def _used(given: dict[str, Any]) -> dict[str, Any]:
     if idle:
         raise InputError(
             f"replay makes no use of --param {', '.join(idle)}; leave it out: bundle and variant "
-            "have options of their own, and types and topics are the bag's"
+            "have options of their own, and topics and most types are the bag's"
         )
     return given
 
@@ -236,10 +243,13 @@ def _given_inputs(how: dict[str, Any]) -> dict[str, Any]:
     given = {
         "action_fields": fields_of(how["action_fields"]),
         "action_timeout_s": how["action_timeout"],
+        "state_type": how["state_type"],
+        "state_fields": fields_of(how["state_fields"]),
+        "sync_slop_s": how["state_slop"],
         "image_fit": how["image_fit"],
         "max_age_s": how["max_age"],
     }
-    return {name: value for name, value in given.items() if value}
+    return {name: value for name, value in given.items() if value not in (None, ())}
 
 
 def _recorded_variant(recorded: Recorded | None, model_variants: list[str]) -> str:

@@ -115,7 +115,7 @@ Exit codes: 0 the source ended; 2 bad input, one line on stderr.
     help="Serial: our own frames (docs/serial.md) or MAVLink (docs/autopilot.md).",
 )
 @click.option("--episode", default=0, show_default=True, help="Recording: which episode.")
-@click.option("--steps", default=40, show_default=True, help="Simulator: action blocks to run.")
+@click.option("--steps", default=40, show_default=True, help="Simulator: model steps to run.")
 @click.option(
     "--fault",
     metavar="NAME[:SEVERITY][@STEP]",

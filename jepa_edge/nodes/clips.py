@@ -10,7 +10,7 @@ from collections.abc import Callable, Container
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.clip import ClipBuffer
+from jepa_edge.clip import ClipBuffer, between_clips
 from jepa_edge.errors import InputError
 from jepa_edge.manifest import ClipSpec
 
@@ -32,8 +32,10 @@ class ClipGatherer:
     """Gathers the pictures of one camera, each decoded once, when it comes.
 
     A gap, a stamp that does not rise and a picture that cannot be used begin the gathering anew, so
-    that the next clip comes `span` frames later: by the gap in its stamps, and by the watchdog, the
-    session says that input was missing.
+    that the next clip comes `span` frames later. The stamps of the clips may not show that (with
+    `hop` 2 and `span` 2 they are 1.5 model steps apart over a lost frame), so `breaks` says it: who
+    hands clips on tells the session, by `Observation.continues`, whether it rose since the last.
+    Frames lost between two clips, which no clip spans, are counted and break nothing.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ClipGatherer:
         self._replayed: deque[NDArray[np.uint8]] = deque(maxlen=spec.span)
         self._stamps: deque[int] = deque(maxlen=spec.span)
         self._told_ns: int | None = None
+        self._next: int | None = None  # index of the next frame of a replay, from a clip's first
         self.breaks = 0
 
     def reset(self) -> None:
@@ -87,16 +90,31 @@ class ClipGatherer:
         if self._ends is None:
             return self._buffer.push(pixels)
         self._replayed.append(pixels)
+        if self._next is not None:
+            self._next += 1
         if stamp_ns not in self._ends or len(self._replayed) < self._spec.span:
             return None
+        self._next = self._spec.span
         return np.stack(list(self._replayed)[:: self._spec.stride])
 
     def _check_gap(self, stamp_ns: int) -> None:
         if not self._stamps:
             return
         gap = (stamp_ns - self._stamps[-1]) / self._period_ns
-        if not 0.0 < gap <= MAX_GAP:
+        if 0.0 < gap <= MAX_GAP:
+            return
+        if gap <= 0.0 or not self._skip_lost(round(gap) - 1):
             self._broken(f"{gap:.2f} camera periods lie between two frames, expected 1")
+
+    def _skip_lost(self, count: int) -> bool:
+        """Go on over lost frames, if no clip spans them; return whether that is so."""
+        if self._ends is None:
+            return self._buffer.skip_lost(count)
+        if self._next is None or not between_clips(self._next, count, self._spec):
+            return False
+        self._next += count
+        self._replayed.clear()
+        return True
 
     def _check_length(self) -> None:
         """Raise InputError for a clip whose camera is slower or faster than the model's."""
@@ -135,4 +153,5 @@ class ClipGatherer:
     def _begin(self) -> None:
         self._buffer.reset()
         self._replayed.clear()
+        self._next = None
         self._stamps.clear()

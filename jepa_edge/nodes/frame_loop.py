@@ -35,6 +35,10 @@ _SIMULATED_NS = 100_000_000
 """A clock that differs from the system's by more is a simulated one."""
 
 
+_Entry = tuple[Frame, float, int]
+"""A frame, when it was received (perf_counter), and the number of its episode."""
+
+
 class Outputs(Protocol):
     """Where results go. Called from the loop's threads, never by two at once for flags."""
 
@@ -88,14 +92,16 @@ class FrameLoop:
         self._stepping = threading.Lock()  # held while the session is used
         self._clock = _SimulatedClock(now_ns, limits.valid_for_s)
         self._order = InOrder()
-        self._mailbox: Mailbox[tuple[Frame, float]] = Mailbox()
+        self._mailbox: Mailbox[_Entry] = Mailbox()
         self._watchdog: Watchdog | None = None
         self._worker: threading.Thread | None = None
         self._dropped = 0
+        self._episode = 0
 
     @property
     def dropped(self) -> int:
-        """Frames that were replaced by newer ones before their turn came."""
+        """Frames that were replaced by newer ones before their turn came, or whose episode was
+        over by then."""
         return self._dropped + self._mailbox.dropped
 
     def start(self) -> None:
@@ -139,16 +145,19 @@ class FrameLoop:
 
     def on_image(self, message: object) -> None:
         """Take an image message, if the model gets it; cheap."""
+        episode = self._episode
         frame = self._inputs.on_image(message, self._now_ns())
         if frame is not None:
-            self._mailbox.put((frame, time.perf_counter()))
+            self._mailbox.put((frame, time.perf_counter(), episode))
 
     def begin_episode(self) -> tuple[bool, str]:
-        """Begin an episode between two steps; return whether it began, and why not."""
+        """Begin an episode between two steps; return whether it began, and why not. A frame that
+        came before it and was not judged yet is left out: it does not show the new episode."""
 
         def begin() -> tuple[bool, str]:
             self._session.begin_episode()
             self._inputs.restart()
+            self._episode += 1  # last: no frame that came before the restart counts as new
             return True, "the episode began; the warm-up begins anew"
 
         return self._between_steps(begin)
@@ -171,30 +180,32 @@ class FrameLoop:
         finally:
             self._stepping.release()
 
-    def _work(self, mailbox: Mailbox[tuple[Frame, float]], watchdog: Watchdog) -> None:
+    def _work(self, mailbox: Mailbox[_Entry], watchdog: Watchdog) -> None:
         while (entry := mailbox.take()) is not None:
-            frame, received_s = entry
+            if entry[2] != self._episode:
+                self._dropped += 1
+                continue
             try:
-                self._process(frame, received_s, mailbox, watchdog)
+                self._process(entry, mailbox, watchdog)
             except Exception as error:
                 try:
                     self._failed(error, mailbox, watchdog)
                 except Exception:
                     logger.exception("not even the flag of a failed frame could be published")
 
-    def _process(
-        self,
-        frame: Frame,
-        received_s: float,
-        mailbox: Mailbox[tuple[Frame, float]],
-        watchdog: Watchdog,
-    ) -> None:
+    def _process(self, entry: _Entry, mailbox: Mailbox[_Entry], watchdog: Watchdog) -> None:
+        frame, received_s, episode = entry
         self._inputs.wait_for_state(frame, self._limits.state_wait_s)
         taken_s = time.perf_counter()
         observation = self._inputs.observation(frame)
-        state = self._inputs.state(frame)
+        state = observation.state
+        if self._session.model.manifest.state is None:  # published all the same
+            state = self._inputs.state(frame)
         decoded_s = time.perf_counter()
         with self._stepping:
+            if episode != self._episode:
+                self._dropped += 1
+                return
             update = self._session.step(observation)
             # Before the watchdog can have the session: it must not take this frame for missing.
             self._feed(watchdog, update.flag)
@@ -220,9 +231,7 @@ class FrameLoop:
         self._clock.mark(flag.valid_for_s - age_s)
         watchdog.feed(flag.valid_for_s - age_s)
 
-    def _failed(
-        self, error: Exception, mailbox: Mailbox[tuple[Frame, float]], watchdog: Watchdog
-    ) -> None:
+    def _failed(self, error: Exception, mailbox: Mailbox[_Entry], watchdog: Watchdog) -> None:
         if self._diagnostics.failures % _LOG_EVERY == 0:
             logger.error("a frame could not be processed; its flag is UNKNOWN", exc_info=error)
         self._diagnostics.on_failure(error)

@@ -9,7 +9,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,12 @@ from jepa_edge.session_config import MAX_AGE_PERIODS
 
 logger = logging.getLogger(__name__)
 
-_STATES = 256
 _LOG_EVERY = 100
+
+_STATE_PERIODS = 4.0
+"""How long states are kept, in periods, beside the slop and the age that a frame may have."""
+_THIN_SLOP, _THIN_PERIODS = 0.25, 0.01
+"""States closer together than both this share of the slop and of a period are thinned out."""
 
 _LATENCY_PERIODS = 0.08
 """What a frame may take until its flag is out, while the flag before it must still be valid."""
@@ -63,9 +67,10 @@ class InputOptions:
     Float32MultiArray. action_timeout_s: longest that a command is held beyond its own time; 0 for
     half a period of the model where it is a whole block, else a period; trajectories are held for
     ever. sync_slop_s: how far from
-    the image a state may be. image_fit: "model" for what the manifest says, "exact", "crop" or
-    "stretch". min_gap_periods, max_gap_periods, max_age_s: the session's limits; max_age_s of 0
-    stands for MAX_AGE_PERIODS. A model that takes no actions leaves what is said of them.
+    the image a state may be. image_fit: "model" for what the manifest says, "camera" for the same
+    with pictures of the model's own size too, "exact", "crop" or "stretch". min_gap_periods,
+    max_gap_periods, max_age_s: the session's limits; max_age_s of 0 stands for MAX_AGE_PERIODS. A
+    model that takes no actions leaves what is said of them.
     Raises InputError for what cannot be.
     """
 
@@ -101,18 +106,28 @@ class InputOptions:
 class Frame:
     """An image message that the model gets, not decoded yet. Times in nanoseconds.
 
-    clip: what a model of clips gets, decoded: the message's picture is the newest of it.
+    clip: what a model of clips gets, decoded: the message's picture is the newest of it. breaks:
+    how often the gathering of clips had begun anew by then.
     """
 
     message: Any
     stamp_ns: int
     received_ns: int
     clip: NDArray[np.generic] | None = None
+    breaks: int = 0
 
     @property
     def header(self) -> Any:
         """The message's own."""
         return self.message.header
+
+
+class _State(NamedTuple):
+    """The robot's, with the time it is of and when it was received, nanoseconds."""
+
+    time_ns: int
+    received_ns: int
+    values: NDArray[np.float32]
 
 
 class Inputs:
@@ -154,7 +169,12 @@ class Inputs:
             self._clips = ClipGatherer(
                 clip, round(1e9 / manifest.observation.camera_rate_hz), clip_ends
             )
-        self._robot: deque[tuple[int, NDArray[np.float32]]] = deque(maxlen=_STATES)
+        self._breaks = 0  # of the last observation
+        self._robot: deque[_State] = deque()
+        slop_ns = round(1e9 * options.sync_slop_s)
+        max_age_ns = round(1e9 * options.max_age_s) or round(MAX_AGE_PERIODS * self._period_ns)
+        self._keep_states_ns = round(_STATE_PERIODS * self._period_ns) + slop_ns + max_age_ns
+        self._thin_ns = min(_THIN_SLOP * slop_ns, _THIN_PERIODS * self._period_ns)
         self._plan: tuple[int, NDArray[np.float32]] | None = None
         self._newest_ns: int | None = None  # received
         self._unusable: Counter[str] = Counter()
@@ -162,6 +182,7 @@ class Inputs:
         self.frames_seen = 0
         self.frames_decimated = 0
         self.frames_without_action = 0
+        self.frames_without_state = 0
 
     def check_fields(self, make: Any) -> None:
         """Raise InputError when a type lacks a field that is to be read. make: `Backend.make`."""
@@ -216,15 +237,22 @@ class Inputs:
         clip = self._clip(self._clips, message, stamp)
         if clip is None:
             return None
-        return Frame(message=message, stamp_ns=stamp, received_ns=received_ns, clip=clip)
+        pixels, breaks = clip
+        return Frame(
+            message=message, stamp_ns=stamp, received_ns=received_ns, clip=pixels, breaks=breaks
+        )
 
-    def _clip(self, clips: ClipGatherer, message: Any, stamp: int) -> NDArray[np.generic] | None:
-        try:
-            with self._clip_order:
-                return clips.add(stamp, lambda: self._pixels(message))
-        except InputError as error:
-            self._warn("an image", error)
-            return _UNUSABLE
+    def _clip(
+        self, clips: ClipGatherer, message: Any, stamp: int
+    ) -> tuple[NDArray[np.generic], int] | None:
+        """The clip that the message ends, if any, and how often gathering began anew before."""
+        with self._clip_order:
+            try:
+                clip = clips.add(stamp, lambda: self._pixels(message))
+            except InputError as error:
+                self._warn("an image", error)
+                clip = _UNUSABLE
+            return None if clip is None else (clip, clips.breaks)
 
     def on_action(self, message: Any, received_ns: int) -> None:
         """Remember a command. One that lacks a number is remembered as one of no length."""
@@ -251,8 +279,20 @@ class Inputs:
         values = self._read(self.states, self.states.read, message, _NO_NUMBERS)
         with self._changed:
             self._keep_up(received_ns)
-            self._robot.append((time_ns, values))
+            self._remember_state(_State(time_ns, received_ns, values))
             self._changed.notify_all()
+
+    def _remember_state(self, state: _State) -> None:
+        """Keep it: the newest always, of those before none closer together than the thinning, and
+        none longer than a frame may ask for it."""
+        robot = self._robot
+        if len(robot) > 1:
+            before, last = robot[-2].time_ns, robot[-1].time_ns
+            if before <= last <= state.time_ns and last - before < self._thin_ns:
+                robot.pop()
+        robot.append(state)
+        while state.received_ns - robot[0].received_ns > self._keep_states_ns:
+            robot.popleft()
 
     def on_plan(self, message: Any, received_ns: int) -> None:
         """Remember the blocks that the controller means to command next, (H, A) flattened.
@@ -311,19 +351,19 @@ class Inputs:
             return
         with self._changed:
             self._changed.wait_for(
-                lambda: any(time_ns >= frame.stamp_ns for time_ns, _ in self._robot), timeout_s
+                lambda: any(state.time_ns >= frame.stamp_ns for state in self._robot), timeout_s
             )
 
     def state(self, frame: Frame) -> NDArray[np.float32] | None:
         """Return the robot's state nearest to the frame, None if none is near enough."""
         with self._changed:
             nearest = min(
-                self._robot, key=lambda entry: abs(entry[0] - frame.stamp_ns), default=None
+                self._robot, key=lambda state: abs(state.time_ns - frame.stamp_ns), default=None
             )
         slop_ns = round(1e9 * self._options.sync_slop_s)
-        if nearest is None or abs(nearest[0] - frame.stamp_ns) > slop_ns:
+        if nearest is None or abs(nearest.time_ns - frame.stamp_ns) > slop_ns:
             return None
-        return nearest[1]
+        return nearest.values
 
     def observation(self, frame: Frame) -> Observation:
         """Return what the session is to see. Never raises: it refuses what could not be read."""
@@ -340,13 +380,32 @@ class Inputs:
             except InputError as error:
                 self._warn("an image", error)
                 pixels = _UNUSABLE
+        state = None
+        if self._manifest.state is not None:
+            state = self.state(frame)
+            self._tell_of_state(state)
+        continues, self._breaks = frame.breaks == self._breaks, frame.breaks
         return Observation(
             stamp_s=seconds(frame.stamp_ns),
             frame=pixels,
             action=action,
             planned=planned,
-            state=None if self._manifest.state is None else self.state(frame),
+            state=state,
+            continues=continues,
         )
+
+    def _tell_of_state(self, state: NDArray[np.float32] | None) -> None:
+        """Count frames that no state was near enough to, and say so now and then."""
+        if state is None:
+            if self.frames_without_state % _LOG_EVERY == 0:
+                logger.warning(
+                    "no state of the robot within %.3f s of a frame, for the %d. time: is one "
+                    "published on topic state, on the camera's clock? Else raise sync_wait_s or "
+                    "sync_slop_s",
+                    self._options.sync_slop_s,
+                    self.frames_without_state + 1,
+                )
+            self.frames_without_state += 1
 
     def _tell_of(
         self, action: NDArray[np.float32] | None, commands: Commands | Trajectories

@@ -24,6 +24,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.chunks import rows_per_chunk
 from jepa_edge.errors import InputError, JepaEdgeError
 from jepa_edge.flags import Level
 from jepa_edge.manifest import calibration_name
@@ -44,9 +45,6 @@ from jepa_edge.session_config import MAX_AGE_PERIODS
 from jepa_edge.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
-
-_CHUNK = 64
-"""Candidates per call of a predictor graph, which holds a copy of the history for each."""
 
 _REPORT_S = 1.0
 _NO_INFO = "no jepa/model_info has come yet; is the world model configured?"
@@ -270,10 +268,12 @@ class PlannerNode:
             if engine is not None:
                 rolled = engine.rollout(state.history, state.past_actions, actions)[:, -1:]
             else:
+                floats = (len(state.history) + actions.shape[1]) * self._model.manifest.latent.size
+                rows = rows_per_chunk(floats)  # the graph holds a copy of the history for each
                 rolled = np.concatenate(
                     [
-                        self._rolled(state, actions[begin : begin + _CHUNK])
-                        for begin in range(0, len(actions), _CHUNK)
+                        self._rolled(state, actions[begin : begin + rows])
+                        for begin in range(0, len(actions), rows)
                     ]
                 )
             energies = goal_energy(rolled, goal, spec=self._model.manifest.latent)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge.errors import InputError
+from jepa_edge.goals import encode_goal
 from jepa_edge.image_fit import fit_to
 from jepa_edge.nodes.images import decode_image
 from jepa_edge.nodes.messages import SECOND_NS, Make, time_ns
@@ -23,7 +24,8 @@ def read_goal(model: WorldModel, image: Any, latent: Any, fit: str) -> NDArray[n
     """Return the goal of a request: (N, D) float32.
 
     image: sensor_msgs/Image, latent: N x D numbers; one of them is empty. fit: how an image of
-    another size is fitted. Raises InputError for neither, both, or one that cannot be a goal.
+    another size is fitted. A picture has no state of the robot; `goals.goal_state` says what stands
+    for it. Raises InputError for neither, both, or one that cannot be a goal.
     """
     spec, observation = model.manifest.latent, model.manifest.observation
     numbers = np.array(latent, np.float32)
@@ -44,10 +46,7 @@ def read_goal(model: WorldModel, image: Any, latent: Any, fit: str) -> NDArray[n
     fitted = fit_to(observation, pixels.view(np.uint8), fit)
     if order != observation.color:
         fitted = fitted[..., ::-1]
-    goal = model.encode(np.ascontiguousarray(fitted[None]))[0]
-    if not np.isfinite(goal).all():
-        raise InputError("the model's latent of goal_image is not finite; send another image")
-    return np.asarray(goal, np.float32)
+    return encode_goal(model, np.ascontiguousarray(fitted))
 
 
 def read_deadline_s(deadline: Any) -> float | None:

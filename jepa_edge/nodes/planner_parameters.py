@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,21 @@ PARAMETERS: tuple[Parameter, ...] = (
         name="clip",
         default=_PLAN.clip,
         description="Whether candidates stay within the action limits of the bundle.",
+    ),
+    Parameter(
+        name="held",
+        default=(),
+        description="Which numbers of an action block, counted from 0, are not searched but stay "
+        "at the mean training action, such as 3, 4, 5, the angles of V-JEPA 2-AC.",
+        numbers=True,
+    ),
+    Parameter(
+        name="momentum",
+        default=-1.0,
+        description="Weight of the old mean and standard deviation in CEM and iCEM; V-JEPA 2-AC's "
+        "CEM has 0.15. Below 0: the method's own, 0 in CEM and 0.1 in iCEM.",
+        low=-1.0,
+        high=0.999,
     ),
     Parameter(name="seed", default=_PLAN.seed, description="Of the search.", low=0, high=2**63 - 1),
     Parameter(
@@ -228,7 +243,13 @@ def planner_config(values: Mapping[str, Value]) -> PlannerConfig:
         "temperature",
     )
     weights = same("world_weight", "spread_weight", "spread_discount", "trust_horizon")
-    settings: dict[str, Any] = {**plan, "precision": values["precision"] or None}
+    momentum = float(cast(float, values["momentum"]))
+    settings: dict[str, Any] = {
+        **plan,
+        "precision": values["precision"] or None,
+        "held": _held(cast(tuple[float, ...], values["held"])),
+        "momentum": momentum if momentum >= 0.0 else None,
+    }
     if values["method"] == "icem":  # its kept elites have no parameter of their own
         settings["keep_elites"] = min(_PLAN.keep_elites, int(settings["elites"]))
         if settings["keep_elites"] >= settings["candidates"]:
@@ -238,6 +259,13 @@ def planner_config(values: Mapping[str, Value]) -> PlannerConfig:
             )
     arguments: dict[str, Any] = {**risk, **weights}
     return PlannerConfig(**settings, risk=RiskConfig(**arguments))
+
+
+def _held(numbers: tuple[float, ...]) -> tuple[int, ...]:
+    """ROS has no empty array of integers that a file could hold: doubles, which must be whole."""
+    if not all(number.is_integer() for number in numbers):
+        raise InputError(f"parameter held is {numbers}, expected whole numbers from 0 on")
+    return tuple(int(number) for number in numbers)
 
 
 def make_planner(model: WorldModel, values: Mapping[str, Value]) -> Planner:

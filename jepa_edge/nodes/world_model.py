@@ -250,6 +250,8 @@ class WorldModelNode:
                 "frames_decimated": parts.inputs.frames_decimated,
                 "frames_dropped": parts.loop.dropped,
                 "frames_without_action": parts.inputs.frames_without_action,
+                "frames_without_state": parts.inputs.frames_without_state,
+                "clips_broken": parts.inputs.clips_broken,
                 "embeddings_saved_share": parts.outputs.saved_share,
                 "armed": monitor is not None and monitor.armed,
                 "armed_reason": "not calibrated" if monitor is None else monitor.disarmed_reason,

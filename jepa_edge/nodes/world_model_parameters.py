@@ -56,7 +56,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         default=MODEL_FIT,
         choices=FITS,
         description="What to do with an image of another size than the model's: what the bundle "
-        "says (exact if it says nothing), refuse it, crop the middle and scale that, or stretch.",
+        "says (exact if it says nothing), that with images of the model's size too, refuse it, "
+        "crop the middle and scale that, or stretch.",
     ),
     Parameter(
         name="action_type",

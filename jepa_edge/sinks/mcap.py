@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images, actions, embeddings, predictions and flags as ROS 2 messages in one MCAP file.
+"""Images, actions, states, embeddings, predictions and flags as ROS 2 messages in one MCAP file.
 
 The file opens in Foxglove and `ros2 bag`, and is itself a source: `jepa-edge run --source`,
 `jepa-edge replay`. Needs the extra `mcap`; needs no ROS.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jepa_edge.errors import InputError
 from jepa_edge.monitor import Monitor
@@ -36,10 +37,12 @@ from jepa_edge.ros_types import ACTION, make, typestore
 from jepa_edge.selective import Published
 from jepa_edge.session import Flag, Observation, Update
 from jepa_edge.session_config import SessionConfig
+from jepa_edge.sinks.camera_frames import CameraFrames
 from jepa_edge.world_model import WorldModel
 
 IMAGE_TOPIC = "/camera/image_raw"
 ACTION_TOPIC = "/jepa/action"
+STATE_TOPIC = "/jepa/state"
 EMBEDDING_TOPIC = "/jepa/embedding"
 PREDICTION_TOPIC = "/jepa/prediction"
 FLAG_TOPIC = "/jepa/flag"
@@ -110,13 +113,18 @@ class McapWriter:
         self._encoding = encoding
         self._frame_id = frame_id
         self._config = config
-        self._period_s = 1.0 / model.manifest.observation.rate_hz
+        seen = model.manifest.observation
+        self._period_s = 1.0 / seen.rate_hz
+        self._clips: CameraFrames | None = None
+        if seen.clip is not None:
+            self._clips = CameraFrames(seen.clip, round(1e9 / seen.camera_rate_hz))
         self._named = False
         self._connections = {
             topic: writer.add_connection(topic, kind, typestore=store)
             for topic, kind in (
                 (INFO_TOPIC, MODEL_INFO),
                 (ACTION_TOPIC, ACTION),
+                *([(STATE_TOPIC, ACTION)] if model.manifest.state is not None else []),
                 (IMAGE_TOPIC, IMAGE),
                 (EMBEDDING_TOPIC, EMBEDDING),
                 (PREDICTION_TOPIC, PREDICTION),
@@ -126,29 +134,31 @@ class McapWriter:
         }
 
     def __call__(self, observation: Observation, update: Update) -> None:
-        """Append the frame, the action that led to it, the embedding and the flag."""
+        """Append the frame, or a clip's, the action that led to it, the robot's state, the
+        embedding and the flag."""
         self.write(observation, update, nanoseconds(observation.stamp_s))
 
     def write(self, observation: Observation, update: Update, stamp_ns: int) -> None:
         """Append a step whose frame has this stamp, nanoseconds."""
         self._action(observation, stamp_ns)
+        self._state(observation, stamp_ns)
         head = self._header(stamp_ns)
-        if observation.frame.ndim == 3 and observation.frame.dtype == np.uint8:
-            frame = np.ascontiguousarray(observation.frame, dtype=np.uint8)
-            image = self._make(
-                IMAGE,
-                header=head,
-                height=frame.shape[0],
-                width=frame.shape[1],
-                encoding=self._encoding,
-                step=frame.shape[1] * 3,
-                data=frame.reshape(-1),
-            )
-            self._put(IMAGE_TOPIC, stamp_ns, image)
+        frame = observation.frame
+        if frame.dtype == np.uint8 and frame.ndim == 4 and self._clips is not None:
+            clip, whole = frame.view(np.uint8), observation.continues
+            for shown_ns, picture in self._clips.of(clip, stamp_ns, continues=whole):
+                self._image(picture, shown_ns)
+        elif frame.dtype == np.uint8 and frame.ndim == 3:
+            self._image(frame.view(np.uint8), stamp_ns)
         flag = flag_message(self._make, update.flag, head)
         if update.embedding is not None:
             embedding = embedding_message(
-                self._make, update.embedding, head, flag, action=observation.action
+                self._make,
+                update.embedding,
+                head,
+                flag,
+                action=observation.action,
+                state=observation.state,
             )
             self._put(EMBEDDING_TOPIC, stamp_ns, embedding)
         if isinstance(update, Published) and update.labels:
@@ -160,6 +170,25 @@ class McapWriter:
     def write_flag(self, flag: Flag, stamp_ns: int) -> None:
         """Append a flag without a frame: a watchdog's."""
         self._put(FLAG_TOPIC, stamp_ns, flag_message(self._make, flag, self._header(stamp_ns)))
+
+    def _image(self, frame: NDArray[np.uint8], stamp_ns: int) -> None:
+        image = self._make(
+            IMAGE,
+            header=self._header(stamp_ns),
+            height=frame.shape[0],
+            width=frame.shape[1],
+            encoding=self._encoding,
+            step=frame.shape[1] * 3,
+            data=np.ascontiguousarray(frame).reshape(-1),
+        )
+        self._put(IMAGE_TOPIC, max(0, stamp_ns), image)
+
+    def _state(self, observation: Observation, stamp_ns: int) -> None:
+        """Append the robot's state; one without numbers where a model that takes one got none, so
+        that no reader takes a neighbour's."""
+        if STATE_TOPIC in self._connections:
+            state = np.zeros(0) if observation.state is None else observation.state
+            self._put(STATE_TOPIC, stamp_ns, self._make(ACTION, data=np.asarray(state, np.float32)))
 
     def _action(self, observation: Observation, stamp_ns: int) -> None:
         """Append the action as a controller sends it: when the period before the frame begins."""

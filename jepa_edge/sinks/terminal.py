@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from jepa_edge.errors import printable
 from jepa_edge.flags import Level
 from jepa_edge.selective import Published
 from jepa_edge.session import Flag, Observation, Update
@@ -36,7 +37,7 @@ def plain_lines() -> Sink:
             best = update.labels[0]
             label = best.text
             click.echo(
-                f"{flag.stamp_s:10.3f} s  frame {flag.seq:5d}  label: {best.text} "
+                f"{flag.stamp_s:10.3f} s  frame {flag.seq:5d}  label: {printable(best.text)} "
                 f"({best.probability:.2f})"
             )
         if (flag.level, flag.reason_bits) != last:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jepa_edge.bags.reader import Bag
 from jepa_edge.bags.stream import frames
-from jepa_edge.bags.topics import BagOptions, find_topics, need_actions
+from jepa_edge.bags.topics import BagOptions, find_topics, for_model
 from jepa_edge.clip import by_camera_frame
 from jepa_edge.errors import InputError
 from jepa_edge.image_fit import fit_to
@@ -25,12 +25,9 @@ class BagSource:
         """Raises InputError when the bag is damaged, a topic is missing or ambiguous, or the first
         image is not one that the model takes."""
         self._bag = Bag(path)
-        self._topics = find_topics(self._bag, options)
+        found = find_topics(self._bag, options)
+        self._topics, self._options = for_model(self._bag, found, options, manifest)
         self._manifest = manifest
-        action_type = None
-        if manifest.action is not None:
-            action_type = self._bag.topics[need_actions(self._bag, self._topics)]
-        self._options = options.inputs(action_type)
         first = next(self._frames(Inputs(by_camera_frame(manifest), self._options)), None)
         if first is None:
             raise InputError(f"{path} holds no image on {self._topics.image!r}")

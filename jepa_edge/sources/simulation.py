@@ -15,6 +15,7 @@ from jepa_edge.manifest import Manifest
 from jepa_edge.session import Observation
 from jepa_edge.sim import FaultySimulator, Simulator, make_simulator
 from jepa_edge.sources.clips import clip_observations
+from jepa_edge.sources.states import no_state
 
 
 class SimulationSource:
@@ -23,7 +24,9 @@ class SimulationSource:
     def __init__(
         self, name: str, manifest: Manifest, *, steps: int, seed: int, fault: str | None
     ) -> None:
-        """Raises InputError when the simulator is unknown or does not fit the model."""
+        """Raises InputError when the simulator is unknown or does not fit the model, as one that
+        takes the robot's state: the simulators give none."""
+        no_state(manifest, f"sim:{name} is a simulator")
         injection = None if fault is None else parse_fault(fault)
         if steps < 1 or seed < 0 or (injection is not None and injection.onset >= steps):
             raise InputError(

@@ -17,6 +17,7 @@ from jepa_edge.manifest import Manifest
 from jepa_edge.nodes.clips import MAX_GAP, MIN_GAP, ClipGatherer
 from jepa_edge.nodes.grid import FrameGrid
 from jepa_edge.session import Observation
+from jepa_edge.sources.states import no_state
 
 
 class VideoSource:
@@ -29,7 +30,9 @@ class VideoSource:
     def __init__(
         self, path: Path, manifest: Manifest, *, resize: bool, actions: Path | None
     ) -> None:
-        """Raises InputError when the file is no video, or its size or actions do not fit."""
+        """Raises InputError when the file is no video, its size or actions do not fit, or the model
+        takes the robot's state, which no video holds."""
+        no_state(manifest, f"{path} is a video")
         try:
             import av
         except ImportError as error:
@@ -89,7 +92,7 @@ class VideoSource:
         assert spec.clip is not None
         period_ns = round(1e9 / spec.camera_rate_hz)
         grid = FrameGrid(period_ns, MIN_GAP, MAX_GAP, MAX_GAP)
-        clips = ClipGatherer(spec.clip, period_ns)
+        clips, breaks = ClipGatherer(spec.clip, period_ns), 0
         with self._av.open(str(self._path)) as container:
             for frame in container.decode(video=0):
                 if frame.time is None:
@@ -99,7 +102,9 @@ class VideoSource:
                     continue
                 clip = clips.add(stamp_ns, partial(self._picture, frame))
                 if clip is not None:
-                    yield Observation(stamp_s=float(frame.time), frame=clip)
+                    whole = clips.breaks == breaks
+                    yield Observation(stamp_s=float(frame.time), frame=clip, continues=whole)
+                    breaks = clips.breaks
 
     def _picture(self, frame: Any) -> NDArray[np.uint8]:
         spec = self._manifest.observation

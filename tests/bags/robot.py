@@ -35,6 +35,7 @@ START_NS = 1_732_100_000_123_456_789
 PERIOD_NS = 200_000_000
 
 IMAGE_TOPIC, ACTION_TOPIC = "/camera/image_raw", "/robot/action"
+STATE_TOPIC = "/robot/proprioception"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,12 @@ class Robot:
         self.inputs.on_action(message, self.now_ns)
         self._say(ACTION_TOPIC, ACTION, message)
 
+    def feel(self, message: Any) -> None:
+        """The robot says its own state."""
+        self.inputs.on_state(message, self.now_ns)
+        kind = str(message.__msgtype__)
+        self._say(STATE_TOPIC, kind, message)
+
     def see(self, message: Any, *, dropped: bool = False) -> Flag | None:
         """The camera's image comes, and is judged unless the mailbox drops it."""
         self._say(IMAGE_TOPIC, IMAGE, message)
@@ -131,7 +138,12 @@ class Robot:
         self._say("/jepa/flag", FLAG, said)
         if update.embedding is not None:
             embedding = embedding_message(
-                MAKE, update.embedding, frame.header, said, action=observation.action
+                MAKE,
+                update.embedding,
+                frame.header,
+                said,
+                action=observation.action,
+                state=observation.state,
             )
             self._say("/jepa/embedding", EMBEDDING, embedding)
         self.flags.append(update.flag)

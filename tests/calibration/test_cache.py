@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jepa_edge.binding import Binding
+from jepa_edge.calibration import cache as cache_module
 from jepa_edge.calibration.cache import CacheKey, LatentCache
 from jepa_edge.calibration.dataset import EncodedEpisode
 
@@ -61,6 +62,40 @@ def test_what_was_stored_comes_back_without_encoding(tmp_path: Path, encoder: En
         np.testing.assert_array_equal(a.latents, b.latents)
         np.testing.assert_array_equal(a.actions, b.actions)
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def _with_masks() -> list[EncodedEpisode]:
+    rng = np.random.default_rng(1)
+    return [
+        EncodedEpisode(
+            name=f"episode {steps}",
+            latents=rng.normal(size=(steps + 1, 1, 3)).astype(np.float32),
+            actions=np.zeros((steps, 0), np.float32),
+            masked=np.where(rng.random((steps + 1, 500)) < 0.1, np.nan, 1.0).astype(np.float32),
+        )
+        for steps in (5, 3)
+    ]
+
+
+def test_masked_energies_come_back(tmp_path: Path) -> None:
+    expected = _with_masks()
+    cache = LatentCache(directory=tmp_path)
+    cache.get(KEY, lambda: expected)
+    for found, episode in zip(cache.get(KEY, list), expected, strict=True):
+        assert found.masked is not None
+        np.testing.assert_array_equal(found.masked, episode.masked)
+        assert found.actions.shape == episode.actions.shape
+
+
+def test_masked_energies_count_as_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    episodes = _with_masks()
+    assert sum(e.latents.nbytes for e in episodes) < 1000 < 10 * 500 * 4 - 1
+    monkeypatch.setattr(cache_module, "_LARGEST", 10 * 500 * 4 - 1)
+    LatentCache(directory=tmp_path).get(KEY, lambda: episodes)
+    assert list(tmp_path.iterdir()) == []
+    assert "too many for the cache" in caplog.text
 
 
 def test_without_a_directory_nothing_is_stored(encoder: Encoder) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -157,10 +158,36 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(CalibrationError, match=r"no room for 0\.0 GB.*TMPDIR"):
+    with pytest.raises(CalibrationError, match=r"no room for 0\.1 GB.*TMPDIR"):
         spool.empty((10, 10), np.float32, 0)
     assert shutil.disk_usage(tempfile.gettempdir()).free > 0
     assert spool.empty((10, 10), np.float32, 400).shape == (10, 10)
+
+
+def test_arrays_on_disk_share_files_and_go_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of episodes would else take a descriptor each."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(spool, "FILE_BYTES", 4 << 20)
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
+    rng = np.random.default_rng(3)
+    arrays = [rng.normal(size=(40 + k, 7, 300)).astype(np.float32) for k in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        kept = list(pool.map(spool.held, arrays))
+    assert sum(array.nbytes for array in kept) > 16 << 20
+    assert len(list(descriptors.iterdir())) - before <= 10
+    for array, copy in zip(arrays, kept, strict=True):
+        np.testing.assert_array_equal(copy, array)
+        assert copy.dtype == np.float32
+        assert not copy.flags.owndata
+    large = spool.empty((1 << 21,), np.float32, 0)  # has a file of its own
+    large[...] = 1.0
+    np.testing.assert_array_equal(kept[-1], arrays[-1])
+    del kept, copy, large
+    assert len(list(descriptors.iterdir())) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_local_energy_is_that_of_the_worst_tenth() -> None:

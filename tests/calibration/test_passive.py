@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from scipy import stats
 
 from jepa_edge.bundle import Bundle
 from jepa_edge.calibration.calibrate import calibrate_bundle
+from jepa_edge.calibration.dataset import hold
 from jepa_edge.calibration.evaluation import EvaluateOptions, evaluate
 from jepa_edge.calibration.evaluation.files import write_files
 from jepa_edge.calibration.options import CalibrateOptions
+from jepa_edge.calibration.passive import _expected as expected_energy_of
 from jepa_edge.calibration.passive import fit_passive
 from jepa_edge.channels import BASE_CHANNELS, available
 from jepa_edge.cli.app import cli
@@ -289,12 +292,57 @@ def test_one_token_that_is_wrong_is_not_averaged_away() -> None:
     assert np.isposinf(fitted.measure(still, still, broken)[0, [mean, local]]).all()
 
 
-def test_masked_energies_that_are_not_finite_are_refused() -> None:
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_masked_energies_that_are_not_finite_are_refused(value: float) -> None:
     masked = np.full((10, TOKENS), np.nan, np.float32)
     masked[:, :4] = 1.0
-    masked[3, 2] = np.inf
-    with pytest.raises(CalibrationError, match="not finite"):
+    masked[3, 2] = value
+    with pytest.raises(CalibrationError, match="of 4 tokens hold numbers that are not finite"):
         observer(masked)
+    with pytest.raises(CalibrationError, match="of 0 tokens"):
+        observer(np.full((10, TOKENS), np.nan, np.float32))
+
+
+def masked_episodes(count: int, steps: int, tokens: int) -> list[EncodedEpisode]:
+    """Episodes of unlike energies whose last tokens no pattern hides."""
+    rng = np.random.default_rng(6)
+    episodes = []
+    for index in range(count):
+        masked = rng.gamma(2.0, 10.0**index, (steps + index, tokens)).astype(np.float32)
+        masked[:, -tokens // 4 :] = np.nan
+        episodes.append(
+            EncodedEpisode(
+                name=str(index),
+                latents=rng.normal(size=(steps + index, 1, DIM)).astype(np.float32),
+                actions=np.zeros((steps + index - 1, 0), np.float32),
+                masked=masked,
+            )
+        )
+    return episodes
+
+
+def test_what_to_expect_is_the_mean_over_all_frames() -> None:
+    episodes = masked_episodes(4, 10, TOKENS)
+    every = np.concatenate([e.masked for e in episodes if e.masked is not None])
+    fitted = fit_passive(episodes, CalibrateOptions(), silent).expected
+    assert fitted is not None
+    hidden = ~np.isnan(every[0])
+    assert not fitted[~hidden].any()
+    np.testing.assert_allclose(fitted[hidden], every[:, hidden].astype(float).mean(0), rtol=1e-6)
+
+
+def test_masked_energies_are_fitted_one_episode_at_a_time() -> None:
+    """Many tokens: what lies on disk is never all in memory, nor copied to float64."""
+    episodes = [hold(e) for e in masked_episodes(2, 40, 4096)] * 40
+    masked = [e.masked for e in episodes if e.masked is not None]
+    assert not any(array.flags.owndata for array in masked)  # on disk
+    tracemalloc.start()
+    try:
+        assert expected_energy_of(episodes) is not None
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * masked[0].nbytes < 0.1 * sum(array.nbytes for array in masked)
 
 
 def test_other_patterns_void_a_calibration(runs: Path, tmp_path: Path) -> None:

@@ -312,6 +312,29 @@ def test_refusal_shows_a_conversion_that_works(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("name", ["model_latest.pth", 'it\'s "$HOME".pth.tar', "-c.pt"])
+def test_the_conversion_works_for_a_dict_of_modules(tmp_path: Path, name: str) -> None:
+    """As DINO-WM's trainer saves them, optimizers and all."""
+    modules = {"predictor": nn.Linear(2, 3), "action_encoder": nn.Sequential(nn.Conv1d(1, 2, 3))}
+    optimizer = torch.optim.Adam(modules["predictor"].parameters())
+    path = tmp_path / name
+    torch.save({**modules, "predictor_optimizer": optimizer, "opt": optimizer, "epoch": 3}, path)
+    with pytest.raises(CheckpointError, match="holds pickled Python objects") as refusal:
+        read_state_dict(path)
+    command, then = str(refusal.value).split("that made it: ", 1)[1].rsplit(", then export ", 1)
+    path_here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(command, shell=True, check=True, env={**os.environ, "PATH": path_here})
+    assert then == f"{name.split('.')[0]}_weight.ckpt"
+    expected = {
+        f"{part}.{key}": value
+        for part, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+    found = read_state_dict(tmp_path / then)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
 @pytest.mark.parametrize("name", ["weights.pt", "model.safetensors"])
 @pytest.mark.parametrize("kept", [0, 5, 100, 0.5, 0.999])
 def test_truncated(tmp_path: Path, small_state: State, name: str, kept: float) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from jepa_edge.errors import CheckpointError, InputError
 from jepa_edge.export import families, register_family
+from jepa_edge.export.checkpoint import load_model
 from jepa_edge.export.exporter import export_bundle
 from jepa_edge.export.families import find_family
 from jepa_edge.export.families.base import Checkpoint, GraphModule, LoadedModel
@@ -151,6 +152,54 @@ def test_a_family_is_asked_for_where_two_could_take_it(monkeypatch: pytest.Monke
         find_family(["enc.out.weight"], {}, "x.pt")
     assert find_family(["enc.out.weight"], {}, "x.pt", "other").name == "other"
     assert find_family(["enc.out.weight"], {"family": "mine"}, "x.pt").name == "mine"
+
+
+class _Entry:
+    name = "broken"
+
+    def load(self) -> Any:
+        raise ImportError("no module named foo")
+
+
+def test_a_broken_package_of_somebody_elses_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(families, "_broken", {})
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [_Entry()])
+    assert "broken" not in families.families()
+    assert "lewm" in families.families()
+    assert caplog.text.count("no module named foo") == 1
+    with pytest.raises(InputError, match=r"'broken' cannot be loaded \(.*no module named foo"):
+        find_family([], {}, "x.pt", "broken")
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_config_with_another_tools_family_is_passed_over_where_tensors_tell() -> None:
+    assert find_family(["enc.out.weight"], {"family": "bert"}, "x.pt").name == "mine"
+    for said in ("bert", 5):
+        with pytest.raises(CheckpointError, match=f"says family {said!r}, expected one of mine, "):
+            find_family(["conv1.weight"], {"family": said}, "x.pt")
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        find_family([], {}, "x.pt")
+
+
+def _checkpoint(tensors: dict[str, Tensor], **spec: Any) -> Checkpoint:
+    path = Path("x.pt")
+    return Checkpoint(path=path, weights=path, sha256="", tensors=tensors, config={}, spec=spec)
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_wrong_family_is_told_the_right_one() -> None:
+    tensors = {"enc.out.weight": torch.zeros(DIM, 3)}
+    for wanted in ("dino_wm", "jepa_wm", "vjepa2_ac"):
+        with pytest.raises(CheckpointError, match="it looks like mine: pass --family mine"):
+            load_model(_checkpoint(tensors), wanted)
+    with pytest.raises(CheckpointError) as told:
+        load_model(_checkpoint(tensors), "mine")
+    assert "looks like" not in str(told.value)
+    for name in (5, None, ["a"]):
+        with pytest.raises(CheckpointError, match=r"--spec: family is .*, expected a name"):
+            load_model(_checkpoint(tensors, family=name))
 
 
 def test_what_is_no_family_is_refused() -> None:

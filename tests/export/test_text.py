@@ -16,6 +16,7 @@ from onnx import TensorProto
 from safetensors.numpy import save_file
 
 from jepa_edge.bundle import Bundle
+from jepa_edge.change_gate import ChangeGate
 from jepa_edge.cli.labels import command as labels_command
 from jepa_edge.cli.run import command as run
 from jepa_edge.errors import BundleError, CheckpointError, InputError, JepaEdgeError
@@ -23,6 +24,8 @@ from jepa_edge.export.text import attach_text, read_bank, write_bank
 from jepa_edge.export.text_head import TextPredictor
 from jepa_edge.monitor import Monitor
 from jepa_edge.recording import RecordingInfo, RecordingWriter
+from jepa_edge.selective import Selective
+from jepa_edge.session import Flag, Update
 from jepa_edge.text import TextLabeler
 from jepa_edge.world_model import WorldModel
 
@@ -72,7 +75,58 @@ def test_labels_are_the_softmax_of_cosine_similarities(
     with pytest.raises(InputError, match=r"shape \(2, 6\), expected \(1, 6\)"):
         labeler.labels(np.zeros((2, DIM), np.float32))
     assert labeler.labels(np.full((1, DIM), np.nan, np.float32)) == []
-    assert len(labeler.labels(np.zeros((1, DIM), np.float32))) == 3
+
+
+def _labeler(value: Any, bank: Any = None, texts: list[str] | None = None) -> TextLabeler:
+    """A head that gives the same embedding for every latent, in a bank of axes."""
+    axes = np.eye(3, dtype=np.float32) if bank is None else np.asarray(bank, np.float32)
+    embedding = np.asarray(value, np.float32)
+
+    class Head:
+        inputs = frozenset({"latents"})
+
+        def __call__(self, feeds: Any) -> NDArray[np.float32]:
+            return embedding[None]
+
+    return TextLabeler(Head(), axes, texts or ["x", "y", "z"], 0.5, (1, DIM))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [[0, 0, 0], [np.nan, 1, 0], [np.inf, 1, 0], [np.inf] * 3])
+def test_an_embedding_without_a_direction_has_no_labels(value: list[float]) -> None:
+    """Else every text would be as likely, 1 in L."""
+    labeler, latent = _labeler(value), np.ones((1, DIM), np.float32)
+    assert labeler.labels(latent) == []
+    assert np.isnan(labeler.embed(latent)).all()
+    assert labeler.nearest(np.zeros(3, np.float32)) == []
+    publish = Selective(labeler=labeler, text_gate=ChangeGate(0.1))
+    fields = dict.fromkeys(Flag.__struct_fields__, 0)
+    published = publish(Update(flag=Flag(**fields), embedding=latent))  # type: ignore[arg-type]
+    assert published.labels == ()
+
+
+@pytest.mark.parametrize("size", [1e30, 3e-30])
+def test_a_head_of_any_scale_has_labels(size: float) -> None:
+    """The squares of these leave float32."""
+    labels = _labeler([0.6 * size, 0.8 * size, 0]).labels(np.ones((1, DIM), np.float32))
+    assert [label.text for label in labels] == ["y", "x", "z"]
+    assert [label.similarity for label in labels] == pytest.approx([0.8, 0.6, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("bank", "texts"),
+    [
+        ([[1, 0, 0], [0, np.nan, 0]], ["x", "y"]),
+        (np.zeros((0, 3)), []),
+        ([[1, 0, 0], [0, 2, 0]], ["x", "y"]),
+        ([[1, 0, 0], [0, 1e30, 0]], ["x", "y"]),
+        ([[1, 0, 0]], ["x", "y"]),
+        ([1, 0, 0], ["x", "y", "z"]),
+    ],
+)
+def test_a_bank_that_is_not_of_unit_length_is_refused(bank: Any, texts: list[str]) -> None:
+    bank = np.asarray(bank, np.float32)
+    with pytest.raises(BundleError, match="expected one embedding of unit length for each"):
+        TextLabeler(lambda _: None, bank, texts, 0.5, (1, DIM))  # type: ignore[arg-type]
 
 
 def test_the_model_and_its_calibration_stay(
@@ -152,6 +206,13 @@ def test_labels_from_a_file_in_any_length(tmp_path: Path) -> None:
     assert bank.tolist() == pytest.approx(np.array([[0.6, 0.8], [0.0, -1.0]]))
 
 
+def test_labels_files_of_windows_and_with_odd_separators(tmp_path: Path) -> None:
+    save_file({"embeddings": np.ones((2, 3), np.float32)}, tmp_path / "b.safetensors")
+    labels = tmp_path / "labels.txt"
+    labels.write_bytes("\ufeffa\x85 b\r\nc\r\n".encode())
+    assert read_bank(tmp_path / "b.safetensors", labels)[1] == ("a\x85 b", "c")
+
+
 def _bank(path: Path, values: Any, labels: list[str] | None = None) -> Path:
     metadata = None if labels is None else {"labels": json.dumps(labels)}
     save_file({"embeddings": np.asarray(values)}, path, metadata=metadata)
@@ -220,9 +281,15 @@ def test_heads_of_another_text_encoder_or_none(
     refused(tmp_path / "h.onnx", "neither ONNX nor safetensors")
     refused(tmp_path / "missing.onnx", "cannot read the head")
     save_file({"fc1.weight": np.zeros((2, 2), np.float32)}, tmp_path / "h.safetensors")
-    refused(tmp_path / "h.safetensors", "lacks 'query'")
+    refused(tmp_path / "h.safetensors", "lacks the tensor 'query'")
+    (tmp_path / "h.safetensors").write_bytes(b"\xff" * 8 + b"{")
+    refused(tmp_path / "h.safetensors", "truncated or damaged safetensors")
     other = TextPredictor(dim=8, heads=2, hidden_dim=4, embedding_dim=EMBEDDING)
     tensors = {name: tensor.detach().numpy() for name, tensor in other.state_dict().items()}
+    for name in ("query", "fc1.weight"):
+        scalar = {**tensors, name: np.array(1.0, np.float32)}
+        save_file(scalar, tmp_path / "h.safetensors", metadata={"heads": "2"})
+        refused(tmp_path / "h.safetensors", rf"tensor '{name}' has shape \(\), expected")
     save_file(tensors, tmp_path / "h.safetensors", metadata={"heads": "2"})
     refused(tmp_path / "h.safetensors", "takes 8 channels, the bundle's latents have 6")
     save_file(tensors, tmp_path / "h.safetensors", metadata={"heads": "3"})

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from jepa_edge.bundle import Bundle
 from jepa_edge.errors import InputError
 from jepa_edge.image_fit import fit_image
-from jepa_edge.manifest import Manifest
+from jepa_edge.manifest import Manifest, StateSpec
 from jepa_edge.nodes.commands import Commands
 from jepa_edge.nodes.fields import FieldReader, full_name
 from jepa_edge.nodes.inputs import Frame, InputOptions, Inputs
@@ -330,7 +331,7 @@ def test_replaced_trajectories_are_not_kept_for_ever() -> None:
         ({"action_fields": ("data[0]",)}, "names 1 numbers, expected 2 for one step or 4"),
         ({"action_fields": ("data[", "x")}, "expected a path"),
         ({"state_type": "sensor_msgs/JointState"}, "state_fields is empty"),
-        ({"image_fit": "fill"}, "model, exact, crop, stretch"),
+        ({"image_fit": "fill"}, "model, camera, exact, crop, stretch"),
         ({"sync_slop_s": float("nan")}, "0 or more seconds"),
         ({"action_timeout_s": -1.0}, "0 or more seconds"),
     ],
@@ -484,6 +485,56 @@ def test_the_state_nearest_in_time_goes_with_the_frame(manifest: Manifest) -> No
     assert near is not None
     assert near.tolist() == [3.0]
     assert inputs.state(_frame(inputs, T0 + PERIOD + 90_000_000)) is None
+
+
+@pytest.mark.parametrize("rate_hz", [20, 1000, 5000])
+def test_states_of_any_rate_are_there_when_a_frame_asks_for_them(
+    manifest: Manifest, rate_hz: int
+) -> None:
+    """A camera whose frames are two periods late, of a model of 5 Hz."""
+    inputs = Inputs(manifest, InputOptions(state_type="std_msgs/Float32MultiArray"))
+    step, late = 10**9 // rate_hz, 2 * PERIOD
+    for k in range(2 * rate_hz):
+        now = T0 + k * step
+        inputs.on_state(_array(k * step * 1e-9), now)
+        if k % (rate_hz // 5) or k * step < late:
+            continue
+        stamp = now - late
+        state = inputs.state(Frame(message=_image(stamp), stamp_ns=stamp, received_ns=now))
+        assert state is not None
+        assert abs(state[0] - 1e-9 * (stamp - T0)) <= 0.002
+        newest = Frame(message=_image(now), stamp_ns=now, received_ns=now)
+        latest = inputs.state(newest)
+        assert latest is not None
+        assert latest[0] == np.float32(k * step * 1e-9)
+    assert len(inputs._robot) < 1000
+
+
+def test_a_state_from_the_future_does_not_push_the_others_out(manifest: Manifest) -> None:
+    inputs = Inputs(
+        manifest, InputOptions(state_type="sensor_msgs/JointState", state_fields=("position[0]",))
+    )
+    joint = "sensor_msgs/msg/JointState"
+    for k, stamp in enumerate((T0, T0 + 10**12, T0 + 40_000_000)):
+        message = make(joint, header=_header(stamp), position=np.array([float(k)]))
+        inputs.on_state(message, T0 + k * 20_000_000)
+    for stamp, value in ((T0, 0.0), (T0 + 50_000_000, 2.0)):
+        state = inputs.state(Frame(message=_image(stamp), stamp_ns=stamp, received_ns=stamp))
+        assert state is not None
+        assert state.tolist() == [value]
+
+
+def test_frames_without_a_state_are_counted(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    taking = msgspec.structs.replace(manifest, state=StateSpec(dim=1))
+    inputs = Inputs(taking, InputOptions(state_type="std_msgs/Float32MultiArray"))
+    assert inputs.observation(_frame(inputs, T0)).state is None
+    inputs.on_state(_array(3), T0 + PERIOD)
+    seen = inputs.observation(_frame(inputs, T0 + PERIOD))
+    assert seen.state is not None
+    assert inputs.frames_without_state == 1
+    assert "no state of the robot within 0.050 s of a frame, for the 1. time" in caplog.text
 
 
 def test_a_state_that_is_late_is_waited_for(manifest: Manifest) -> None:

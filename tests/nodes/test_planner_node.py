@@ -13,11 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from jepa_edge import chunks
 from jepa_edge.errors import BundleError, InputError
+from jepa_edge.goals import encode_goal
 from jepa_edge.nodes.planner import PlannerNode
+from jepa_edge.nodes.planner_messages import read_goal
 from jepa_edge.planner import Planner, PlannerConfig, shift_plan
 from jepa_edge.world_model import WorldModel
 
+from ..state_world import make_state_bundle
 from .bus import LocalBus, make
 
 EMBEDDING = "jepa_msgs/msg/StateEmbedding"
@@ -565,3 +569,37 @@ def test_what_cannot_start_says_why(bench_of: MakeBench, linear_bundle: Path) ->
     bench = bench_of(**FAST)
     with pytest.raises(InputError, match="runs already"):
         bench.node.start()
+
+
+def test_a_goal_picture_needs_no_state_where_energies_leave_it_out(
+    bench_of: MakeBench, tmp_path: Path
+) -> None:
+    """As of V-JEPA 2-AC: the camera's picture of the goal says nothing of the arm's pose."""
+    bundle = make_state_bundle(tmp_path / "state.jepa")
+    bench = bench_of(bundle, **{**FAST, "horizon": 2})
+    frame = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    model = bench.node._model
+    goal = read_goal(model, _image(frame, "rgb8"), [], "model")
+    np.testing.assert_array_equal(goal, encode_goal(model, frame))
+
+
+def test_scoring_keeps_memory_bounded(
+    bench_of: MakeBench, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of(max_candidates=225, **FAST)
+    latents, past = _history()
+    bench.warm_up(latents, past)
+    actions = np.random.default_rng(8).uniform(0.0, 512.0, (20, 3, 4)).astype(np.float32)
+    whole = bench.score(actions, np.zeros(6))
+    batches: list[int] = []
+    rollout = WorldModel.rollout
+
+    def watched(self: WorldModel, history: Any, blocks: Any) -> Any:
+        batches.append(len(history))
+        return rollout(self, history, blocks)
+
+    monkeypatch.setattr(WorldModel, "rollout", watched)
+    monkeypatch.setattr(chunks, "_BYTES", 7 * 4 * (3 + 3) * 6)
+    parts = bench.score(actions, np.zeros(6))
+    assert batches == [7, 7, 6]
+    np.testing.assert_allclose(parts.energies, whole.energies, rtol=1e-6)

@@ -14,6 +14,7 @@ import pytest
 from jepa_edge.engine import RolloutEngine
 from jepa_edge.errors import CalibrationError, InputError
 from jepa_edge.latent_variable import LatentVariable
+from jepa_edge.manifest import LatentSpec
 from jepa_edge.mlp import MLP
 from jepa_edge.monitor import Monitor
 from jepa_edge.nodes.parameters import resolve
@@ -67,6 +68,10 @@ def test_the_defaults_are_the_planners_own() -> None:
     )
     with pytest.raises(InputError, match="samples is 1"):
         planner_config(resolve(PARAMETERS, {"trust_horizon": True}))
+    held = planner_config(resolve(PARAMETERS, {"held": [3.0, 5.0], "momentum": 0.15}))
+    assert held == PlannerConfig(held=(3, 5), momentum=0.15)
+    with pytest.raises(InputError, match="whole numbers"):
+        planner_config(resolve(PARAMETERS, {"held": [0.5]}))
     small = {"method": "icem", "candidates": 4, "elites": 3}
     assert planner_config(resolve(PARAMETERS, small)).keep_elites == 3
 
@@ -154,16 +159,18 @@ def test_where_nothing_is_trusted_nothing_is_planned(
     tensors, metadata = draw(SIZES)
     engine = RolloutEngine.load(write(tmp_path / "predictor.safetensors", tensors, metadata))
     problem = draw_problem(tensors, SIZES, candidates=1, horizon=H, frames=SIZES.window)
+    action = SimpleNamespace(
+        dim=SIZES.action_dim,
+        mean=tensors["action_mean"].tolist(),
+        std=(1.0 / tensors["action_inv_std"]).tolist(),
+        low=(),
+        high=(),
+    )
     model: Any = SimpleNamespace(
         manifest=SimpleNamespace(
-            action=SimpleNamespace(
-                dim=SIZES.action_dim,
-                mean=tensors["action_mean"].tolist(),
-                std=(1.0 / tensors["action_inv_std"]).tolist(),
-                low=(),
-                high=(),
-            ),
-            latent=SimpleNamespace(tokens=SIZES.tokens, dim=SIZES.latent_dim),
+            action=action,
+            require_action=lambda: action,
+            latent=LatentSpec(tokens=SIZES.tokens, dim=SIZES.latent_dim),
             observation=SimpleNamespace(rate_hz=5.0),
             history=SIZES.window,
         ),

@@ -97,11 +97,11 @@ def test_the_robot_stands_while_inference_hangs(
     stall = threading.Event()
     encode = WorldModel.encode
 
-    def slow(self: WorldModel, frames: Any) -> Any:
+    def slow(self: WorldModel, frames: Any, states: Any = None) -> Any:
         if stall.is_set():
             stall.clear()
             time.sleep(STALL_S)
-        return encode(self, frames)
+        return encode(self, frames, states)
 
     monkeypatch.setattr(WorldModel, "encode", slow)
     late = []

@@ -99,12 +99,12 @@ def test_the_flag_goes_stale_while_inference_is_stalled(
     ended: list[float] = []
     encode = WorldModel.encode
 
-    def slow(self: WorldModel, frames: Any) -> Any:
+    def slow(self: WorldModel, frames: Any, states: Any = None) -> Any:
         if stall.is_set():
             stall.clear()
             time.sleep(2.0)
             ended.append(time.monotonic())
-        return encode(self, frames)
+        return encode(self, frames, states)
 
     monkeypatch.setattr(WorldModel, "encode", slow)
     with running(calibrated_bundle, max_age_s=valid_s) as rig:
@@ -147,10 +147,10 @@ def test_services_do_not_wait_for_a_step_that_does_not_end(
     inside, go = threading.Event(), threading.Event()
     encode = WorldModel.encode
 
-    def stuck(self: WorldModel, frames: Any) -> Any:
+    def stuck(self: WorldModel, frames: Any, states: Any = None) -> Any:
         inside.set()
         assert go.wait(20.0)
-        return encode(self, frames)
+        return encode(self, frames, states)
 
     with running(calibrated_bundle) as rig:
         monkeypatch.setattr(WorldModel, "encode", stuck)
@@ -266,10 +266,10 @@ def test_an_error_of_inference_is_reported_and_survived(
     broken = threading.Event()
     encode = WorldModel.encode
 
-    def fails(self: WorldModel, frames: Any) -> Any:
+    def fails(self: WorldModel, frames: Any, states: Any = None) -> Any:
         if broken.is_set():
             raise RuntimeError("CUDA out of memory")
-        return encode(self, frames)
+        return encode(self, frames, states)
 
     monkeypatch.setattr(WorldModel, "encode", fails)
     with running(calibrated_bundle, diagnostics_period_s=0.05) as rig:
@@ -302,10 +302,10 @@ def test_a_newer_frame_replaces_one_that_waits(
     inside, go = threading.Event(), threading.Event()
     encode = WorldModel.encode
 
-    def held(self: WorldModel, frames: Any) -> Any:
+    def held(self: WorldModel, frames: Any, states: Any = None) -> Any:
         inside.set()
         assert go.wait(20.0)
-        return encode(self, frames)
+        return encode(self, frames, states)
 
     with running(calibrated_bundle, diagnostics_period_s=0.05) as rig:
         monkeypatch.setattr(WorldModel, "encode", held)

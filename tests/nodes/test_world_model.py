@@ -132,7 +132,7 @@ FAULTS: dict[str, tuple[Reason, Callable[[dict[str, Any], int], dict[str, Any]]]
     "no stamp": (Reason.STALE | Reason.CLOCK_JUMP, lambda f, t: {**f, "header": header_of(0)}),
     "short buffer": (Reason.INPUT_MISMATCH, lambda f, t: {**f, "data": f["data"][:-1]}),
     "no buffer": (Reason.INPUT_MISMATCH, lambda f, t: {**f, "data": f["data"][:0]}),
-    "wrong encoding": (Reason.INPUT_MISMATCH, lambda f, t: {**f, "encoding": "yuv422"}),
+    "wrong encoding": (Reason.INPUT_MISMATCH, lambda f, t: {**f, "encoding": "yuv444"}),
     "wrong size": (
         Reason.INPUT_MISMATCH,
         lambda f, t: image_fields(t, np.zeros((9, 8, 3), np.uint8)),

@@ -37,10 +37,11 @@ enum class Distance : std::uint8_t {
 ///
 /// E_goal: per future, `distance` of predicted minus goal over the first `energy_tokens` tokens and
 /// `energy_dim` channels, averaged over the last `goal_steps` steps; of several goals the nearest
-/// one counts. E_world: squared distance per
-/// dimension of the predicted token-mean latents from the recorded ones, mean over futures and
-/// steps. u_h: variance over the futures (ddof 1), mean over (N, D), at step h = 1 to H. q_h: its
-/// calibrated radius.
+/// one counts. E_world: squared distance per dimension of the predicted latents, mean over their
+/// tokens, from the recorded ones, mean over futures and steps. u_h: variance over the futures
+/// (ddof 1), mean over a latent's numbers, at step h = 1 to H. q_h: its calibrated radius.
+/// All terms see the same tokens and channels; the others must be finite in the latents that are
+/// held against the goal, or the candidate diverged.
 struct ObjectiveSettings {
   std::size_t goal_steps = 1;
   Risk risk = Risk::kMean;
@@ -54,14 +55,21 @@ struct ObjectiveSettings {
   bool trust_horizon = false;
   Distance distance = Distance::kSquares;
   std::size_t energy_tokens = 0;  ///< 0 for all
-  std::size_t energy_dim = 0;     ///< 0 for all
+  std::size_t energy_dim = 0;     ///< C, 0 for all
 };
 
 /// Fitted numbers that the terms need; empty where a term is off.
 struct ObjectiveData {
   std::vector<float> radius{};        ///< q (H)
-  std::vector<float> world_mean{};    ///< (D)
-  std::vector<float> world_whiten{};  ///< (D, D), maps a centred row vector to white noise
+  std::vector<float> world_mean{};    ///< (C)
+  std::vector<float> world_whiten{};  ///< (C, C), maps a centred row vector to white noise
+};
+
+/// The numbers of a latent that count: `runs` runs of `length` numbers, which begin `stride` apart.
+struct ComparedPart {
+  std::size_t runs;
+  std::size_t length;
+  std::size_t stride;
 };
 
 /// Energies of predicted latents. Immutable after construction; scratch is the caller's, so that
@@ -87,17 +95,21 @@ class Objective {
  private:
   [[nodiscard]] double goal_distance(const float* latent,
                                      std::span<const float> goals) const noexcept;
+  [[nodiscard]] bool rest_is_finite(const float* latent) const noexcept;
 
   ObjectiveSettings settings_;
   ObjectiveData data_;
   LatentShape shape_;
+  ComparedPart part_{};
 };
 
 /// One number for the energies of M futures; reorders them.
 [[nodiscard]] double risk_of(std::span<float> energies, const ObjectiveSettings& settings) noexcept;
 
-/// Variance over futures, mean over a latent's numbers, of one step. latents (M, H, N * D).
+/// Variance over futures, mean over a latent's numbers that count, of one step.
+/// latents (M, H, N * D).
 [[nodiscard]] double step_spread(std::span<const float> latents, std::size_t samples,
-                                 std::size_t horizon, std::size_t step) noexcept;
+                                 std::size_t horizon, std::size_t step,
+                                 const ComparedPart& part) noexcept;
 
 }  // namespace jepa_edge

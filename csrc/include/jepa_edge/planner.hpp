@@ -45,9 +45,10 @@ struct PlannerSettings {
   std::vector<float> high{};  ///< and distributions refitted to the clipped ones
 
   // iCEM
-  double noise_beta = 2.0;        ///< exponent of the noise's power spectrum over time; 0 is white
-  std::size_t keep_elites = 5;    ///< carried from one iteration to the next
-  double momentum = 0.1;          ///< weight of the old mean and std
+  double noise_beta = 2.0;      ///< exponent of the noise's power spectrum over time; 0 is white
+  std::size_t keep_elites = 5;  ///< carried from one iteration to the next
+  /// CEM too: weight of the old mean and std; empty for 0 in CEM, 0.1 in iCEM.
+  std::optional<double> momentum{};
   double population_decay = 1.0;  ///< gamma: iteration i has max(S gamma^-i, 2 elites) candidates
   bool deterministic = true;      ///< the same actions give the same energy: kept elites reuse it
 

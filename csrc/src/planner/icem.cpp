@@ -78,11 +78,7 @@ void Planner::Search::restore_elites(std::size_t count) noexcept {
 }
 
 void Planner::Search::refit_icem() noexcept {
-  const double old = settings.momentum;
-  for (std::size_t i = 0; i < size; ++i) {
-    mean[i] = static_cast<float>(old * static_cast<double>(mean[i]) + (1.0 - old) * elite_mean[i]);
-    std[i] = static_cast<float>(old * static_cast<double>(std[i]) + (1.0 - old) * elite_std[i]);
-  }
+  refit_cem();
   keep_elites();
 }
 

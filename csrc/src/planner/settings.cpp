@@ -26,6 +26,7 @@ void require(bool holds, const std::string& message) {
 }  // namespace
 
 PlannerSettings checked(PlannerSettings s) {
+  s.momentum = s.momentum.value_or(s.method == Method::kIcem ? 0.1 : 0.0);
   const auto number = [](auto value) { return std::to_string(value); };
   require(s.horizon > 0 && s.action_dim > 0 && s.iterations > 0,
           "horizon " + number(s.horizon) + ", action_dim " + number(s.action_dim) +
@@ -48,12 +49,12 @@ PlannerSettings checked(PlannerSettings s) {
   for (std::size_t a = 0; a < s.low.size(); ++a) {
     require(s.low[a] < s.high[a], "low must lie below high everywhere");
   }
+  require(s.method == Method::kMppi || (*s.momentum >= 0.0 && *s.momentum < 1.0),
+          "momentum is " + number(*s.momentum) + ", expected 0 to below 1");
   if (s.method == Method::kIcem) {
     require(s.keep_elites <= s.elites && s.keep_elites < s.candidates,
             "keep_elites is " + number(s.keep_elites) + ", expected at most the elites, " +
                 number(s.elites) + ", and fewer than the candidates");
-    require(s.momentum >= 0.0 && s.momentum < 1.0,
-            "momentum is " + number(s.momentum) + ", expected 0 to below 1");
     require(s.population_decay >= 1.0 && std::isfinite(s.population_decay),
             "population_decay is " + number(s.population_decay) + ", expected 1 or more");
     require(std::isfinite(s.noise_beta), "noise_beta is not finite");

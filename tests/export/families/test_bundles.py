@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from jepa_edge.export.checkpoint import load_model, open_checkpoint
 from jepa_edge.export.data import drawn_windows
 from jepa_edge.export.exporter import export_bundle
+from jepa_edge.export.families import families
 from jepa_edge.export.families.base import LoadedModel
 from jepa_edge.export.options import ExportOptions, ExportReport
 from jepa_edge.export.reference import TorchReference
@@ -41,6 +42,13 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "vjepa2_ac": tiny_vjepa2_ac_checkpoint,
 }
 SPECS = {"vjepa2": TINY_SPEC, "vjepa2.1": TINY_SPEC}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_is_of_one_family_by_its_tensors_alone(name: str, tmp_path: Path) -> None:
+    opened = open_checkpoint(CHECKPOINTS[name](tmp_path))
+    matching = [key for key, one in families().items() if one.matches(opened.tensors, {})]
+    assert matching == [name.partition(".")[0]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +98,7 @@ def test_the_bundle_encodes_predicts_and_rolls_out_as_torch_does(exported: Expor
         model.predict(history, windows.step_actions),
         reference.predict(history, windows.step_actions),
     )
-    close(
-        model.rollout(history, windows.actions), reference.rollout(history, windows.actions)
-    )
+    close(model.rollout(history, windows.actions), reference.rollout(history, windows.actions))
     shortest = model.manifest.min_history or model.manifest.history
     short, taken = history[:, :shortest], windows.actions[:, : shortest + 2]
     close(model.rollout(short, taken), reference.rollout(short, taken))

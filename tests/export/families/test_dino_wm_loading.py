@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from .dino_wm_fixtures import (
     states,
     trained_tensors,
 )
+from .jepa_wm_fixtures import SPEC as JEPA_WM_SPEC
 from .jepa_wm_fixtures import jepa_wm_tensors
 
 
@@ -186,6 +188,8 @@ def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
         ("action", {"std": [0.0, 1.0], "block": 2}, r"action\.std .*positive"),
         ("state", {"mean": [1.0]}, r"state\.mean is \[1\.0\], expected 3 numbers"),
         ("state", {"std": [1.0, -1.0, 1.0]}, r"state\.std .*positive"),
+        ("state", {"mean": [float("nan"), 0.0, 0.0]}, r"state\.mean .*finite"),
+        ("action", {"names": ["x"] * 3, "block": 2}, "3 names, expected 4 or 2"),
         ("state", {"dim": 7}, r"state\.dim is 7, expected 3"),
         ("observation", {"height": 96}, r"asks for 96 x 48"),
         ("observation", {"std": [0.5, 0.5, 0.0]}, r"observation\.std"),
@@ -196,9 +200,61 @@ def test_sections_are_checked(section: str, values: dict[str, Any], message: str
         load(dino_wm_tensors(), {"model": SPEC["model"], section: values})
 
 
+@pytest.mark.parametrize("wrapped", [dino_wm_tensors, jepa_wm_tensors])
+def test_prefixes_of_torch_compile(wrapped: Any) -> None:
+    tensors = {name.replace(".", "._orig_mod.", 1): t for name, t in wrapped().items()}
+    spec: Any = SPEC if wrapped is dino_wm_tensors else JEPA_WM_SPEC
+    family = DinoWMFamily() if wrapped is dino_wm_tensors else JepaWMFamily()
+    spec = {**spec, "model": {k: v for k, v in spec["model"].items() if k != "encoder"}}
+    path = Path("here.pt")
+    checkpoint = Checkpoint(
+        path=path, weights=path, sha256="", tensors=tensors, config={}, spec=spec
+    )
+    assert family.matches(tensors, {})
+    plain = dataclasses.replace(checkpoint, tensors=wrapped())
+    assert torch.equal(latents(family.load(checkpoint)), latents(family.load(plain)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "predictor.pos_embedding",
+        "predictor.transformer.layers.0.0.to_qkv.weight",
+        "predictor.transformer.layers.0.1.net.1.weight",
+        "action_encoder.patch_embed.weight",
+        "proprio_encoder.patch_embed.weight",
+        "encoder.base_model.blocks.0.attn.qkv.bias",
+        "encoder.base_model.patch_embed.proj.weight",
+        "encoder.base_model.pos_embed",
+    ],
+)
+def test_tensors_without_axes_are_told(name: str) -> None:
+    tensors = dino_wm_tensors()
+    tensors[name] = torch.tensor(1.0)
+    with pytest.raises(CheckpointError, match=r"shape \(\)"):
+        load(tensors)
+    tensors[name] = torch.zeros(0, 0, 0)
+    with pytest.raises(CheckpointError, match=r"shape \(0, 0, 0\)"):
+        load(tensors)
+
+
+def test_projections_that_do_not_split_are_told() -> None:
+    name = "predictor.transformer.layers.0.0.to_qkv.weight"
+    tensors = dino_wm_tensors()
+    with pytest.raises(CheckpointError, match="expected a multiple of 3"):
+        load({**tensors, name: tensors[name][:-1]})
+    with pytest.raises(CheckpointError, match=r"lacks the tensor 'predictor.*to_qkv"):
+        load({key: t for key, t in tensors.items() if key != name})
+    name = "encoder.base_model.blocks.0.attn.qkv.weight"
+    with pytest.raises(CheckpointError, match="in 3 equal parts"):
+        load({**tensors, name: tensors[name][:-1]})
+
+
 def test_missing_encoder_is_explained(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no image encoder.*\[model\] encoder = "):
         load(trained_tensors())
+    with pytest.raises(CheckpointError, match="which no file can be called"):
+        load(trained_tensors(), with_model(encoder="x" * 5000))
     with pytest.raises(CheckpointError, match=r"names 'gone', which is neither beside"):
         load(trained_tensors(), with_model(encoder="gone"))
     with pytest.raises(CheckpointError, match="holds 0 weights files"):

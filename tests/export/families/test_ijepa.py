@@ -18,8 +18,10 @@ from transformers import IJepaConfig, IJepaForImageClassification, IJepaModel
 
 from jepa_edge.errors import CheckpointError
 from jepa_edge.export.families.base import Checkpoint, GraphModule, LoadedModel
-from jepa_edge.export.families.ijepa import MEAN, STD, IJepaFamily
+from jepa_edge.export.families.ijepa import IJepaFamily
 from jepa_edge.export.families.ijepa_masks import block_masks
+from jepa_edge.export.families.pixels import IMAGENET_MEAN as MEAN
+from jepa_edge.export.families.pixels import IMAGENET_STD as STD
 from jepa_edge.export.onnx_export import export_graph
 from jepa_edge.export.weights import read_state_dict
 
@@ -33,6 +35,7 @@ from .ijepa_fixtures import (
     frames,
     predictor_tensors,
     tiny_ijepa_checkpoint,
+    transformers_names,
 )
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "ijepa.npz"
@@ -265,7 +268,11 @@ def _with(name: str, tensor: Tensor) -> dict[str, Tensor]:
     ("tensors", "spec", "told"),
     [
         (_without("target_encoder.module.norm.bias"), SPEC, "lacks 1 tensor, 'norm.bias'"),
-        (_without("target_encoder.module.pos_embed"), SPEC, "no tensor 'pos_embed'"),
+        (
+            _without("target_encoder.module.pos_embed"),
+            SPEC,
+            "lacks the tensor 'pos_embed' of 3 axes",
+        ),
         (_without("predictor.module.predictor_proj.bias"), SPEC, r"\(predictor\) lacks 1 tensor"),
         (
             _with("target_encoder.module.head.weight", torch.zeros(2)),
@@ -280,13 +287,13 @@ def _with(name: str, tensor: Tensor) -> dict[str, Tensor]:
         (
             _with("target_encoder.module.patch_embed.proj.weight", torch.zeros(4, 3, 2, 8, 8)),
             SPEC,
-            "5-dimensional tensor 'patch_embed.proj.weight'.*V-JEPA",
+            "'patch_embed.proj.weight' has shape .* expected 4 axes .*V-JEPA 2",
         ),
         (predictor_tensors(), SPEC, "mask predictor without its encoder"),
         (
             {f"predictor.module.{n}": t for n, t in predictor_tensors().items()},
             SPEC,
-            "a predictor but no encoder",
+            "mask predictor without its encoder",
         ),
         (_original(), {"model": {"part": "encoder"}}, "has target_encoder, expected 'encoder'"),
         (_original(), {"model": {"part": "both"}}, "part is 'both', expected one of"),
@@ -300,7 +307,7 @@ def _with(name: str, tensor: Tensor) -> dict[str, Tensor]:
         (
             _with("target_encoder.module.blocks.3.norm1.bias", torch.zeros(48)),
             SPEC,
-            r"blocks \[0, 1, 3\], expected 0, 1, 2",
+            r"'blocks' with the numbers \[0, 1, 3\], expected 0, 1, 2",
         ),
         (
             _with("target_encoder.module.norm.bias", torch.full((48,), torch.nan)),
@@ -334,5 +341,70 @@ def test_a_transformers_file_with_a_hole_is_refused(tmp_path: Path) -> None:
     del tensors["layers.0.attention.k_proj.weight"]
     with pytest.raises(CheckpointError, match=r"lacks the k projection of 'blocks\.0\.attn\.qkv"):
         load(tensors, {"model_type": "ijepa", "num_attention_heads": HEADS})
-    with pytest.raises(CheckpointError, match="hidden_act is 'relu'"):
+    with pytest.raises(CheckpointError, match="hidden_act 'relu'"):
         load(encoder_tensors(), {"model_type": "ijepa", "hidden_act": "relu"})
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "spec", "told"),
+    [
+        (
+            _with("target_encoder.norm.bias", torch.zeros(DIM)),
+            {},
+            SPEC,
+            "'target_encoder.module.norm.bias' and 'target_encoder.norm.bias'",
+        ),
+        (_original(), {}, {"model": {"heads": 4, "dim": 10**9}}, "dim is 1000000000.*of 48"),
+        (_original(), {}, {"model": {"heads": 4, "qkv_bias": "yes"}}, "qkv_bias is 'yes'"),
+        (_original(), {}, {"model": {"heads": 10**9}}, "heads is 1000000000, expected a whole"),
+        (_original(), {"num_attention_heads": "4"}, {}, "num_attention_heads is '4', expected"),
+        (_original(), {"image_size": 1.5}, SPEC, "image_size is 1.5, expected a whole number"),
+        (_original(), {"image_size": []}, SPEC, r"image_size is \[\], expected one number or two"),
+        (
+            _with("predictor.mask_tokens.0", torch.zeros(1, 1, 24)),
+            {},
+            SPEC,
+            "'mask_tokens.0' in its predictor, which is a V-JEPA's",
+        ),
+    ],
+)
+def test_wrong_numbers_and_doubled_tensors_are_refused(
+    tensors: dict[str, Tensor], config: dict[str, Any], spec: dict[str, Any], told: str
+) -> None:
+    path = Path("model.bin")
+    with pytest.raises(CheckpointError, match=told):
+        IJepaFamily().load(
+            Checkpoint(
+                path=path, weights=path, sha256="0" * 64, tensors=tensors, config=config, spec=spec
+            )
+        )
+
+
+def test_a_config_beside_an_original_file_leaves_its_norms_alone() -> None:
+    for config in ({}, {"family": "ijepa"}):
+        model = load(_original(), config, SPEC)
+        norms = [m for m in model.graphs["encoder"].module.modules() if hasattr(m, "eps")]
+        assert {norm.eps for norm in norms} == {1e-6}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.to(torch.int64),
+        lambda t: t.to_sparse(),
+        lambda t: t.to(torch.float8_e4m3fn),
+        lambda t: t.flatten()[0],
+    ],
+)
+def test_query_key_and_value_are_checked_before_they_are_joined(change: Any) -> None:
+    tensors = transformers_names(encoder_tensors())
+    name = "layers.0.attention.k_proj.weight"
+    tensors[name] = change(tensors[name])
+    with pytest.raises(CheckpointError, match=r"'blocks\.0\.attn\.qkv\.weight, k'"):
+        load(tensors, spec=SPEC)
+
+
+def test_missing_masks_are_noted() -> None:
+    (note,) = load(encoder_tensors(), spec=SPEC).notes
+    assert "no mask predictor" in note
+    assert load(_original(), spec=SPEC).notes == ()

@@ -144,6 +144,24 @@ def test_missing_encoder_is_explained() -> None:
         load(_trained())
 
 
+def test_options_of_dino_wm_are_refused() -> None:
+    for name in ("num_action_repeat", "num_proprio_repeat"):
+        with pytest.raises(CheckpointError, match=f"unknown key '{name}', expected one of encoder"):
+            load(jepa_wm_tensors(), **{name: 2})
+
+
+def test_a_missing_part_is_named_and_a_second_action_encoder_refused() -> None:
+    tensors = jepa_wm_tensors()
+    without = {k: t for k, t in tensors.items() if not k.startswith("proprio_encoder")}
+    with pytest.raises(CheckpointError, match=r"lacks the tensor 'proprio_encoder\.patch_embed"):
+        load(without)
+    with pytest.raises(CheckpointError, match=r"'action_encoder\.patch_embed\.bias' beside"):
+        load({**tensors, "action_encoder.patch_embed.bias": torch.zeros(4)})
+    # What is wrong with the predictor is told before an encoder is asked for.
+    with pytest.raises(CheckpointError, match=r"lacks the tensor 'predictor\.predictor_blocks"):
+        load({k: t for k, t in _trained().items() if "adaLN" not in k})
+
+
 def test_wrong_tensors_are_named() -> None:
     tensors = jepa_wm_tensors()
     del tensors["predictor.predictor_norm.weight"]

@@ -101,6 +101,8 @@ def test_the_state_dict_of_an_encoder_alone(prefix: str) -> None:
 
 def test_a_position_table_that_rope_left_over_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
     tensors = _tensors()
+    # As many mask tokens as V-JEPA 2 has, and not the first V-JEPA.
+    tensors |= {f"predictor.mask_tokens.{i}": torch.zeros(1, 1, 24) for i in range(3, 10)}
     stray = {
         "target_encoder.pos_embed": torch.zeros(1, 2048, DIM),
         "predictor.predictor_pos_embed": torch.zeros(1, 2048, 24),
@@ -199,26 +201,82 @@ def test_the_mask_token_can_be_chosen() -> None:
     assert not torch.equal(*predicted)
 
 
-def test_a_distilled_2_1_has_no_masks(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_distilled_2_1_has_no_masks() -> None:
     """Its predictor predicts channels of the teacher, which the file does not hold."""
     tensors = _distilled()
-    with caplog.at_level(logging.INFO):
-        model = load(tensors)
+    model = load(tensors)
     assert model.masks is None
     assert list(model.graphs) == ["encoder"]
     assert model.latent.dim == DIM
-    assert "predictor of 64 channels" in caplog.text
-    with pytest.raises(CheckpointError, match=r"model\.masks is 'blocks'.*64 channels"):
+    (note,) = model.notes
+    assert "predictor of 1664 channels" in note
+    with pytest.raises(CheckpointError, match=r"model\.masks is 'blocks'.*1664 channels"):
         load(tensors, _spec(masks="blocks"))
+    with pytest.raises(CheckpointError, match=r"\(predictor\) lacks .*predictor_norm\.bias"):
+        load(_drop("predictor_norm.bias")(tensors))
 
 
-def _distilled() -> Tensors:
+def _distilled(teacher: int = 1664) -> Tensors:
     tensors = {name: t for name, t in _tensors("2.1").items() if "predictor_embed" not in name}
     tensors["predictor.predictor_embed.weight"] = torch.zeros(24, DIM)
     tensors["predictor.predictor_embed.bias"] = torch.zeros(24)
-    tensors["predictor.predictor_proj.weight"] = torch.zeros(64, 24)
-    tensors["predictor.predictor_proj.bias"] = torch.zeros(64)
+    tensors["predictor.predictor_proj.weight"] = torch.zeros(teacher, 24)
+    tensors["predictor.predictor_proj.bias"] = torch.zeros(teacher)
     return tensors
+
+
+def test_a_damaged_predictor_is_not_taken_for_a_distilled_one() -> None:
+    damaged = {
+        **_tensors(),
+        "predictor.predictor_proj.weight": torch.zeros(47, 24),
+        "predictor.predictor_proj.bias": torch.zeros(47),
+    }
+    with pytest.raises(CheckpointError, match="gives 47 channels.*expected 48"):
+        load(damaged)
+    with pytest.raises(CheckpointError, match="gives 64 channels"):
+        load(_distilled(64))
+    assert load(damaged, _spec(masks="none")).masks is None
+
+
+def test_the_first_v_jepa_without_its_predictor_has_to_be_ruled_out() -> None:
+    alone = {**_drop("predictor")(_tensors()), "target_encoder.pos_embed": torch.zeros(1, 32, DIM)}
+    with pytest.raises(CheckpointError, match=r"no predictor, as the first.*model\.version"):
+        load(alone)
+    assert load(alone, _spec(version="2")).latent.dim == DIM
+
+
+def test_clips_of_a_config_json() -> None:
+    spec = {"model": {name: n for name, n in TINY_SPEC["model"].items() if name != "clip_frames"}}
+    long = load(_tensors(), spec, {"frames_per_clip": 64})
+    assert long.observation.clip is not None
+    assert long.observation.clip.frames == 16
+    assert "model.clip_frames" not in long.assumed
+    assert any("frames_per_clip = 64, 16 are taken" in note for note in long.notes)
+    short = load(_tensors(), spec, {"frames_per_clip": 8})
+    assert short.observation.clip is not None
+    assert (short.observation.clip.frames, short.notes) == (8, ())
+
+
+def test_384_is_a_number_of_its_own() -> None:
+    for name, size in (("vitg1384.pt", 256), ("vitg-384.pt", 384)):
+        assert load(_tensors(), {"model": {"heads": HEADS}}, path=name).observation.height == size
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_attention_heads", "3"),
+        ("num_attention_heads", -1),
+        ("num_attention_heads", 1.5),
+        ("pred_num_attention_heads", 0),
+        ("crop_size", "12"),
+        ("frames_per_clip", True),
+        ("layer_norm_eps", "1e-6"),
+    ],
+)
+def test_wrong_numbers_of_a_config_json(name: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=rf"config\.json, {name} is .*; correct it"):
+        load(_tensors(), {"model": {}}, {name: value})
 
 
 def test_the_newest_tubelet_alone_is_measured_against_the_whole_clip() -> None:
@@ -268,8 +326,12 @@ REFUSED: list[tuple[Callable[[Tensors], Tensors], dict[str, Any], str]] = [
     (_drop("target_encoder"), {}, r"only a predictor .*'patch_embed\.proj\.weight'; pass the file"),
     (lambda _: {}, {}, r"holds no encoder"),
     (_drop("blocks.1.mlp.fc2.bias"), {}, r"lacks 2? ?.*'blocks\.1\.mlp\.fc2\.bias'"),
-    (_drop("blocks.0.mlp.fc1.weight"), {}, r"lacks 'blocks\.0\.mlp\.fc1\.weight'; the file"),
-    (_drop("predictor_proj.weight"), {}, r"lacks 'predictor_proj\.weight'"),
+    (
+        _drop("blocks.0.mlp.fc1.weight"),
+        {},
+        r"lacks the tensor 'blocks\.0\.mlp\.fc1\.weight'.*; the file",
+    ),
+    (_drop("predictor_proj.weight"), {}, r"lacks the tensor 'predictor_proj\.weight'"),
     (_with(target_encoder__extra=torch.zeros(1)), {}, r"has 1 tensor, 'extra' that"),
     (_with(predictor__extra=torch.zeros(1)), {}, r"\(predictor\) has 1 tensor, 'extra'"),
     (
@@ -280,8 +342,19 @@ REFUSED: list[tuple[Callable[[Tensors], Tensors], dict[str, Any], str]] = [
     (
         _with(target_encoder__patch_embed__proj__weight=torch.zeros(48, 3, 16, 16)),
         {},
-        r"has shape \(48, 3, 16, 16\), expected 5 dimensions; it is an image model's",
+        r"has shape \(48, 3, 16, 16\), expected 5 axes.*model of pictures such as I-JEPA",
     ),
+    (
+        _with(target_encoder__module__norm__weight=torch.zeros(48)),
+        {},
+        r"'target_encoder\.norm\.weight' and 'target_encoder\.module\.norm\.weight'",
+    ),
+    (
+        _with(target_encoder__patch_embed__proj__weight=torch.zeros(0, 3, 2, 16, 16)),
+        {},
+        r"has shape \(0, 3, 2, 16, 16\), expected 5 axes of 1 or more",
+    ),
+    (lambda t: t, {"height": 1 << 16, "width": 1 << 16}, r"tokens, expected 262144 or fewer"),
     (_drop("encoder.norm."), {}, r"neither 'norm\.weight' .*RoPE.* differ"),
     (
         _with(target_encoder__norms_block__0__weight=torch.zeros(48)),
@@ -378,5 +451,7 @@ def test_an_incomplete_transformers_file(tmp_path: Path) -> None:
         load(tensors)
     tensors["encoder.layer.1.attention.key.weight"] = torch.zeros(48, 47)
     safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="query, key and value of"):
+    with pytest.raises(
+        CheckpointError, match=r"key\.weight' has shape \(48, 47\), expected \(48, 48\)"
+    ):
         load(read_state_dict(tmp_path / "model.safetensors"))

@@ -125,10 +125,24 @@ def without(name: str) -> dict[str, Tensor]:
             r"plain V-JEPA 2 .* a mask predictor: it lacks 'predictor.action_encoder.weight'",
         ),
         (without("encoder."), "no encoder"),
+        (
+            {
+                "encoder.embeddings.patch_embeddings.proj.weight": torch.zeros(1),
+                "predictor.embeddings.mask_tokens": torch.zeros(1),
+            },
+            r"plain V-JEPA 2 .*transformers' layout.*--family vjepa2",
+        ),
+        (
+            {**tensors(), "predictor.predictor_norm.weight": torch.ones(64)},
+            r"'predictor.module.predictor_norm.weight' and 'predictor.predictor_norm.weight'",
+        ),
         (without("predictor.module.state_encoder"), "'predictor.state_encoder.weight'"),
         (without("predictor.module.predictor_norm"), r"lacks 2 tensors, 'predictor_norm.weight'"),
         (without("encoder.module.blocks.1.norm2.bias"), r"lacks 1 tensor, 'blocks.1.norm2.bias'"),
-        (without("encoder.module.patch_embed"), r"'encoder.patch_embed.proj.weight'"),
+        (
+            without("encoder.module.patch_embed"),
+            r"encoder lacks the tensor 'patch_embed.proj.weight'",
+        ),
         (
             {**tensors(), "encoder.module.norms_block.0.weight": torch.ones(64)},
             r"V-JEPA 2.1's .*positions rotate otherwise",
@@ -155,6 +169,8 @@ def test_what_does_not_fit_is_explained(found: dict[str, Tensor], told: str) -> 
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
+        ({"model": MODEL, "action": {"mean": [0.1] * 7}}, "expected zeros: the predictor reads"),
+        ({"model": {**MODEL, "image_size": 10**9}}, r"\[model\].*<= 4096"),
         ({"model": {**MODEL, "history": 9}}, r"\[model\].*<= 8"),
         ({"model": {**MODEL, "colour": 1}}, "colour"),
         ({"model": {**MODEL, "image_size": 70}}, "multiple of the patch size 16"),

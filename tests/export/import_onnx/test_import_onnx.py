@@ -23,6 +23,7 @@ from jepa_edge.cli.app import cli
 from jepa_edge.errors import ExportError, InputError
 from jepa_edge.export.import_onnx import ImportOptions, import_onnx
 from jepa_edge.export.import_onnx_file import read_graph
+from jepa_edge.export.import_onnx_spec import read_spec
 from jepa_edge.export.import_onnx_template import template
 from jepa_edge.recording import Episode, RecordingInfo, RecordingWriter
 from jepa_edge.session import Observation, Session
@@ -192,7 +193,12 @@ def _edit(files: Path, tmp_path: Path, change: Callable[[str], str]) -> ImportOp
         ("rate_hz = 5.0", "rate_hz = 5.0\nheight = 32", r"says height = 32, the graph has 16"),
         ("rate_hz = 5.0", "rate_hz = 5.0\nwdith = 16", "unknown field `wdith`"),
         ("mean = [0.5, 0.4, 0.3]", "", r"lacks mean.*pixel / 255"),
-        ("std = [0.2, 0.25, 0.3]", "std = [0.2, 0.0, 0.3]", "not positive"),
+        ("std = [0.2, 0.25, 0.3]", "std = [0.2, 0.0, 0.3]", "expected positive"),
+        ("mean = [0.5, 0.4, 0.3]", "mean = [nan, 0.4, 0.3]", "expected finite numbers"),
+        ("rate_hz = 5.0", 'rate_hz = 5.0\nheight = "16"', r"says height = '16', the graph has 16"),
+        ('family = "mine"', 'family = "../mine"', r"family's name is '\.\./mine'"),
+        ('family = "mine"', "history = 2\nmin_history = 3", r"\[model\] says min_history = 3"),
+        ("[wrap]", "[masks]\ntarget_norm = false\n[wrap]", r"\[masks\], but no mask predictor"),
         ('family = "mine"', "history = 5", r"says history = 5.*that is 2"),
         ("[wrap]", "[warp]", "unknown field `warp`"),
         ("[wrap]", "[latent]\ndim = 99\n[wrap]", r"says dim = 99, the graph has 12"),
@@ -208,6 +214,44 @@ def test_a_spec_that_does_not_fit_is_explained(
     with pytest.raises((ExportError, InputError), match=message):
         import_onnx(tmp_path / "m.jepa", options)
     assert not (tmp_path / "m.jepa").exists()
+
+
+def test_a_spec_with_a_byte_order_mark_is_read_and_a_folder_is_none(
+    files: Path, tmp_path: Path
+) -> None:
+    spec = tmp_path / "bom.toml"
+    spec.write_text((files / "model.toml").read_text(), encoding="utf-8-sig")
+    assert read_spec(spec) == read_spec(files / "model.toml")
+    with pytest.raises(InputError, match=r"cannot read the import spec .*directory"):
+        read_spec(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ("[model]\nhistory = 2", r"\[model\] history"),
+        ("[model]\nmin_history = 1", r"\[model\] min_history"),
+        ("[wrap]\nlast_step = true", r"\[wrap\]"),
+        ('[rename.predictor]\nhistory = "emb"', r"\[rename\.predictor\]"),
+    ],
+)
+def test_what_only_a_predictor_needs_is_refused_without_one(
+    files: Path, tmp_path: Path, said: str, what: str
+) -> None:
+    spec = tmp_path / "encoder.toml"
+    observation = "[observation]\nrate_hz = 5.0\nmean = [0.5, 0.4, 0.3]\nstd = [0.2, 0.25, 0.3]\n"
+    spec.write_text(f"{observation}{said}\n")
+    with pytest.raises(InputError, match=f"has {what}, but no .*--predictor"):
+        import_onnx(tmp_path / "m.jepa", ImportOptions(encoder=files / "enc.onnx", spec=spec))
+
+
+def test_a_template_that_cannot_be_written_is_told(files: Path, tmp_path: Path) -> None:
+    arguments = ["--encoder", str(files / "enc.onnx")]
+    refused = CliRunner().invoke(
+        cli, ["import-onnx", *arguments, "--write-spec", str(tmp_path / "gone" / "x.toml")]
+    )
+    assert isinstance(refused.exception, InputError)
+    assert "choose a folder that is there" in str(refused.exception)
 
 
 def _graph(

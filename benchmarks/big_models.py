@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime, in use")
     parser.add_argument("--only", choices=MODELS)
     parser.add_argument(
-        "--keep", action="store_true", help="keep checkpoints and bundles, and use the checkpoints there"
+        "--keep", action="store_true", help="keep what was made, and use checkpoints that are there"
     )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -24,8 +24,8 @@ class Landscape:
     """Energies over a grid of actions.
 
     energies: (s, s, s) float32; [i, j, k] is that of values[i] along axes[0], values[j] along
-    axes[1], values[k] along axes[2], and 0 elsewhere; not finite where the prediction diverged. values: (s,) float32, raw action units.
-    axes: which numbers of the action were varied.
+    axes[1], values[k] along axes[2], and 0 elsewhere; not finite where the prediction diverged.
+    values: (s,) float32, raw action units. axes: which numbers of the action were varied.
     """
 
     energies: NDArray[np.float32]

@@ -59,7 +59,8 @@ def test_inspect_tells_what_is_inside(calibrated_bundle: Path) -> None:
     assert "golden pass" in done.stdout
     assert "calibrated" in done.stdout
     told = json.loads(_cli("inspect", calibrated_bundle, "--json").stdout)
-    assert told["manifest"]["latent"] == {"tokens": 1, "dim": 6}
+    latent = told["manifest"]["latent"]
+    assert (latent["tokens"], latent["dim"], latent["distance"]) == (1, 6, "l2")
 
 
 def test_run_streams_flags_as_json_and_mcap_and_replays_them(

@@ -33,6 +33,9 @@ _ANCHORS = (
 )
 """Keys that both transformers layouts share and that no other family has together."""
 
+_DINO_WM = "transformer.layers.0.0.to_qkv.weight"
+"""Its layers are lists; its predictor and action encoder have two of the anchors' names."""
+
 # transformers 4 to 5; the longer "attention.output.dense" has to come before "output.dense".
 _ENCODER_RENAMES = (
     ("encoder.encoder.layer.", "encoder.layers."),
@@ -62,6 +65,8 @@ _SIGNATURES = (
 def is_lewm(names: Collection[str]) -> bool:
     """Whether names of tensors hold a LeWorldModel's own, under any prefix of a wrapper."""
     plain = [name.replace("_orig_mod.", "") for name in names]
+    if any(name.endswith(_DINO_WM) for name in plain):
+        return False
     return sum(any(f".{name}".endswith(f".{anchor}") for name in plain) for anchor in _ANCHORS) >= 2
 
 

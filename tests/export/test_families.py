@@ -20,6 +20,7 @@ from jepa_edge.export.checkpoint import load_model
 from jepa_edge.export.exporter import export_bundle
 from jepa_edge.export.families import find_family
 from jepa_edge.export.families.base import Checkpoint, GraphModule, LoadedModel
+from jepa_edge.export.families.lewm import LeWM, LeWMConfig
 from jepa_edge.export.families.loading import fill
 from jepa_edge.export.options import ExportOptions
 from jepa_edge.manifest import ActionSpec, LatentSpec, ObservationSpec
@@ -133,6 +134,13 @@ def test_a_family_of_ones_own_becomes_a_bundle_that_computes_it(
     moves = actions @ tensors["pred.move.weight"].T.astype(np.float64) + tensors["pred.move.bias"]
     expected = latents[:, None] + moves.cumsum(axis=1)
     np.testing.assert_allclose(rolled[:, :, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "model._orig_mod."])
+def test_a_leworldmodel_is_of_no_other_family(prefix: str) -> None:
+    with torch.device("meta"):
+        names = [prefix + name for name in LeWM(LeWMConfig()).state_dict()]
+    assert [n for n, one in families.families().items() if one.matches(names, {})] == ["lewm"]
 
 
 def test_a_checkpoint_of_no_family_is_told_its_names_and_the_ways_out() -> None:

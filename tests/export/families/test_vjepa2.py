@@ -231,7 +231,7 @@ def test_a_damaged_predictor_is_not_taken_for_a_distilled_one() -> None:
         "predictor.predictor_proj.weight": torch.zeros(47, 24),
         "predictor.predictor_proj.bias": torch.zeros(47),
     }
-    with pytest.raises(CheckpointError, match="gives 47 channels.*expected 48"):
+    with pytest.raises(CheckpointError, match=r"gives 47 channels.*expected 48"):
         load(damaged)
     with pytest.raises(CheckpointError, match="gives 64 channels"):
         load(_distilled(64))

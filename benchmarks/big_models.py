@@ -108,7 +108,7 @@ def run(command: list[str]) -> tuple[dict[str, Any], str]:
 
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     # One tubelet: the 2048 tokens of 16 pictures take minutes on a processor.
-    "vjepa2-vitg": ("safetensors", "fp16,int8w,int4w", {"model": {"clip_frames": 2}}),
+    "vjepa2-vitg": ("safetensors", "fp16,int8w", {"model": {"clip_frames": 2}}),
     "vjepa2-ac-vitg": ("torch", "fp16,int8w", {}),
 }
 """Layout of the checkpoint, precisions, and --spec."""

@@ -46,7 +46,9 @@ class StillState:
         """action_low, action_high: the calibrated range, length A, raw units."""
         low, high = np.asarray(action_low, np.float64), np.asarray(action_high, np.float64)
         self._least = _COMMANDED * (high - low)
-        self.restart()
+        self._state: Vector | None = None
+        self._action: Vector | None = None
+        self._steps = 0
 
     def count(self, state: Vector, action: Vector | None) -> int:
         """Take the next step, its state (S,) and the action (A,) that led to it, None for the
@@ -63,8 +65,7 @@ class StillState:
 
     def restart(self) -> None:
         """Begin anew."""
-        self._state: Vector | None = None
-        self._action: Vector | None = None
+        self._state = self._action = None
         self._steps = 0
 
 
@@ -94,7 +95,10 @@ class DomainCheck:
         if still > self._most_still:
             return Reason.OUT_OF_DOMAIN
         for values, (low, high) in ((action, self._actions), (state, self._states)):
-            if values is not None and bool(((values < low) | (values > high)).any()):
+            if values is None:
+                continue
+            numbers = np.asarray(values, np.float64)
+            if bool(((numbers < low) | (numbers > high)).any()):
                 return Reason.OUT_OF_DOMAIN
         if len(self._stamps_s) > _RATE_GAPS:
             rate_hz = _RATE_GAPS / (self._stamps_s[-1] - self._stamps_s[0])

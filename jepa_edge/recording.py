@@ -202,7 +202,7 @@ class Recording:
         file = self.files[index]
         try:
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                states = arrays.get("robot_state")
+                states: NDArray[np.float32] | None = arrays.get("robot_state")
         except _DAMAGED as error:
             raise InputError(f"cannot read episode {file}: {error}; record it again") from error
         if states is not None:

@@ -41,7 +41,7 @@ def register_family(family: Family) -> None:
     "jepa_edge.families" (a class without arguments). A family of the same name is replaced.
     Raises InputError when it lacks a name, `matches` or `load`.
     """
-    name = getattr(family, "name", None)
+    name: Any = getattr(family, "name", None)
     check_family_name(name)
     for method in ("matches", "load"):
         if not callable(getattr(family, method, None)):

@@ -14,6 +14,7 @@ from jepa_edge.calibration.evaluation import FaultReport
 from jepa_edge.calibration.page import percent, reliability_section, spread_section
 from jepa_edge.calibration.records import Rate, SpreadReport, VariantReport
 from jepa_edge.export.options import ExportReport
+from jepa_edge.export.parity import GraphParity
 from jepa_edge.report import Section, Table, write_page
 from jepa_edge.version import __version__
 from planning import BUDGET, Outcome, Task
@@ -80,7 +81,7 @@ def summary_rows(results: DemoResults) -> list[tuple[str, str]]:
     rows = []
     for variant in results.exported.variants:
         name = variant.precision
-        encoder, predictor = variant.encoder, variant.predictor
+        encoder, predictor = variant.graph("encoder"), variant.graph("predictor")
         rows.append(
             (
                 f"{name}: size, encode, predict (batch 1)",
@@ -365,19 +366,24 @@ def _planning(results: DemoResults) -> Section:
     )
 
 
+def _batch64(graph: GraphParity) -> str:
+    if graph.latency_batch64_ms is None or graph.latency_batch64_ratio is None:
+        return "-"
+    return f"{graph.latency_batch64_ms:.1f} ms ({graph.latency_batch64_ratio:.2f})"
+
+
 def _variants(results: DemoResults) -> Section:
     rows = []
     for variant in results.exported.variants:
         name = variant.precision
-        for part in ("encoder", "predictor"):
-            graph = getattr(variant, part)
+        for graph in variant.graphs:
             rows.append(
                 [
-                    f"{name} {part}",
+                    f"{name} {graph.part}",
                     f"{graph.size_bytes / 1e6:.2f} MB",
                     f"{graph.size_ratio:.2f}",
                     f"{graph.latency_ms:.2f} ms ({graph.latency_ratio:.2f})",
-                    f"{graph.latency_batch64_ms:.1f} ms ({graph.latency_batch64_ratio:.2f})",
+                    _batch64(graph),
                     f"{graph.sqnr_db:.1f} dB",
                     f"{graph.centered_cosine:.4f}",
                 ]
@@ -412,16 +418,16 @@ def _variants(results: DemoResults) -> Section:
             bars(
                 names,
                 [
-                    ("encoder", [graphs[n].encoder.size_bytes / 1e6 for n in names]),
-                    ("predictor", [graphs[n].predictor.size_bytes / 1e6 for n in names]),
+                    ("encoder", [graphs[n].graph("encoder").size_bytes / 1e6 for n in names]),
+                    ("predictor", [graphs[n].graph("predictor").size_bytes / 1e6 for n in names]),
                 ],
                 "size, MB",
             ),
             bars(
                 names,
                 [
-                    ("encoder", [graphs[n].encoder.latency_ms for n in names]),
-                    ("predictor", [graphs[n].predictor.latency_ms for n in names]),
+                    ("encoder", [graphs[n].graph("encoder").latency_ms for n in names]),
+                    ("predictor", [graphs[n].graph("predictor").latency_ms for n in names]),
                 ],
                 "latency at batch 1, ms",
             ),

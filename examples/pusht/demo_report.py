@@ -376,18 +376,18 @@ def _variants(results: DemoResults) -> Section:
     rows = []
     for variant in results.exported.variants:
         name = variant.precision
-        for graph in variant.graphs:
-            rows.append(
-                [
-                    f"{name} {graph.part}",
-                    f"{graph.size_bytes / 1e6:.2f} MB",
-                    f"{graph.size_ratio:.2f}",
-                    f"{graph.latency_ms:.2f} ms ({graph.latency_ratio:.2f})",
-                    _batch64(graph),
-                    f"{graph.sqnr_db:.1f} dB",
-                    f"{graph.centered_cosine:.4f}",
-                ]
-            )
+        rows += [
+            [
+                f"{name} {graph.part}",
+                f"{graph.size_bytes / 1e6:.2f} MB",
+                f"{graph.size_ratio:.2f}",
+                f"{graph.latency_ms:.2f} ms ({graph.latency_ratio:.2f})",
+                _batch64(graph),
+                f"{graph.sqnr_db:.1f} dB",
+                f"{graph.centered_cosine:.4f}",
+            ]
+            for graph in variant.graphs
+        ]
     graphs = {variant.precision: variant for variant in results.exported.variants}
     names = list(graphs)
     return Section(

@@ -20,9 +20,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from jepa_edge.errors import ExportError, InputError
+from jepa_edge.export.big_export import export_external
+from jepa_edge.export.big_variants import lower
 from jepa_edge.export.checkpoint import load_model, open_checkpoint
+from jepa_edge.export.families.base import GraphModule
 from jepa_edge.export.half_weights import half_weights
 from jepa_edge.export.onnx_export import export_graph, external_data
+from jepa_edge.export.options import Precision
+from jepa_edge.export.profile import realized_precisions
 from jepa_edge.export.weight_only import weight_only
 from jepa_edge.metrics import sqnr_db
 
@@ -231,11 +236,27 @@ def test_misuse_is_named(tmp_path: Path) -> None:
         weight_only(source, target, 8, exclude=("nothing",))
     with pytest.raises(ExportError, match="would be written while it is read"):
         weight_only(source, source, 8)
-    with pytest.raises(ExportError, match="has no MatMul or Gemm"):
-        weight_only(source, target, 8, exclude=("up", "gemm", "down"))
     external_data(source).unlink()
     with pytest.raises(ExportError, match=r"float\.onnx\.data, which is missing"):
         weight_only(source, target, 8)
+
+
+def test_a_graph_of_small_layers_stays_in_float_beside_a_larger_one(tmp_path: Path) -> None:
+    module = torch.nn.Linear(8, 4).eval()
+    graph = GraphModule(module=module, example={"x": torch.zeros(2, 8)}, output="y")
+    export_external(graph, tmp_path / "small.onnx")
+    large = write_graph(tmp_path / "large.onnx", draw(), external=True)
+    sources = {"small": tmp_path / "small.onnx", "large": large}
+    targets = {name: tmp_path / "int8w" / f"{name}.onnx" for name in sources}
+    lower(sources, targets, Precision.INT8_WEIGHTS)
+    x = np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x)).numpy()
+    session = ort.InferenceSession(str(targets["small"]), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-5, atol=1e-6)
+    assert realized_precisions(onnx.load(targets["large"]))["int8w"] > 0
+    with pytest.raises(ExportError, match=r"no layer of small is a MatMul or Gemm with 4096"):
+        lower({"small": sources["small"]}, {"small": tmp_path / "x.onnx"}, Precision.INT4_WEIGHTS)
 
 
 def test_shipped_model(tmp_path: Path) -> None:

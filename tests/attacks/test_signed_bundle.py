@@ -29,6 +29,7 @@ def names(path: Path) -> list[str]:
 def test_the_bundle_under_attack_holds_what_matters(signed: Any) -> None:
     assert names(signed.path) == [
         "calibration/fp32.json",
+        "calibration/fp32.map.safetensors",
         "calibration/fp32.safetensors",
         "encoder.onnx",
         "golden/golden.safetensors",

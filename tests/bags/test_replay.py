@@ -86,7 +86,7 @@ def live(model: WorldModel, episode: Episode, config: SessionConfig, *, seed: in
         elif step == 32:
             changes["data"] = pixels.reshape(-1)[:50]  # a short buffer
         elif step == 36:
-            changes["encoding"] = "yuv422"
+            changes["encoding"] = "yuv444"
         elif step == 41:
             robot.stall = 3  # the watchdog speaks while the step runs
         elif step in (62, 63):

@@ -222,7 +222,7 @@ def test_faults_on_the_wire_are_told_with_the_next_flag_and_are_got_over(wire: W
                 Reason.INPUT_MISMATCH,
                 lambda f: {**f, "data": f["data"][:-1]},
             ),
-            11: ("wrong encoding", Reason.INPUT_MISMATCH, lambda f: {**f, "encoding": "yuv422"}),
+            11: ("wrong encoding", Reason.INPUT_MISMATCH, lambda f: {**f, "encoding": "yuv444"}),
         },
     ]
     for faults in rounds:

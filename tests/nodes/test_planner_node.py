@@ -483,7 +483,7 @@ def test_goals_that_are_none_are_told(bench_of: MakeBench) -> None:
         ({"latent": np.zeros(6), "goal_image": _image(frame, "rgb8")}, "both"),
         ({"latent": np.zeros(5)}, "goal_latent holds 5 numbers, expected 1 x 6"),
         ({"latent": np.full(6, np.nan)}, "finite"),
-        ({"goal_image": _image(frame, "yuv422")}, "encoding"),
+        ({"goal_image": _image(frame, "yuv444")}, "encoding"),
         ({"goal_image": _image(np.zeros((9, 8, 3), np.uint8), "rgb8")}, "9 x 8"),
         ({"goal_image": short}, "short"),
     ):

@@ -20,7 +20,7 @@ from jepa_edge.binding import (
     read_features,
 )
 from jepa_edge.bundle import Bundle
-from jepa_edge.manifest import Manifest
+from jepa_edge.manifest import ClipSpec, FitSpec, Manifest, StateSpec
 from jepa_edge.world_model import WorldModel
 
 EXPECTED = Binding(
@@ -74,28 +74,37 @@ def test_each_difference_is_told_in_words(field: str, value: str, word: str) -> 
 def test_preprocessing_follows_every_field_of_observation_and_action(manifest: Manifest) -> None:
     digests = {preprocessing_sha256(manifest)}
     observation, action = manifest.observation, manifest.action
-    changes = [
-        {"observation": msgspec.structs.replace(observation, **{name: value})}
-        for name, value in (
-            ("height", 9),
-            ("width", 9),
-            ("color", "bgr"),
-            ("mean", (0.0, 0.0, 0.1)),
-            ("std", (1.0, 1.0, 1.1)),
-            ("rate_hz", 6.0),
-        )
-    ] + [
-        {"action": msgspec.structs.replace(action, **{name: value})}
-        for name, value in (
-            ("block", 1),
-            ("mean", (1.0,) * action.dim),
-            ("std", (1.0,) * action.dim),
-            ("low", (-1.0,) * action.dim),
-            ("high", (600.0,) * action.dim),
-            ("units", "m"),
-            ("names", ("x",)),
-        )
-    ]
+    changes = (
+        [
+            {"observation": msgspec.structs.replace(observation, **{name: value})}
+            for name, value in (
+                ("height", 9),
+                ("width", 9),
+                ("color", "bgr"),
+                ("mean", (0.0, 0.0, 0.1)),
+                ("std", (1.0, 1.0, 1.1)),
+                ("rate_hz", 6.0),
+                ("clip", ClipSpec(frames=2)),
+                ("fit", FitSpec()),
+            )
+        ]
+        + [
+            {"state": StateSpec(dim=2)},
+            {"latent": msgspec.structs.replace(manifest.latent, energy_dim=1)},
+        ]
+        + [
+            {"action": msgspec.structs.replace(action, **{name: value})}
+            for name, value in (
+                ("block", 1),
+                ("mean", (1.0,) * action.dim),
+                ("std", (1.0,) * action.dim),
+                ("low", (-1.0,) * action.dim),
+                ("high", (600.0,) * action.dim),
+                ("units", "m"),
+                ("names", ("x", "y")),
+            )
+        ]
+    )
     for change in changes:
         digests.add(preprocessing_sha256(msgspec.structs.replace(manifest, **change)))
     assert len(digests) == len(changes) + 1

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import hashlib
 import time
 from collections.abc import Mapping
@@ -101,6 +103,13 @@ def export_bundle(
             model, data, reference, options, staging, warnings, progress
         )
         paths = {name: variant_paths(staging, parts) for name, parts in files.items()}
+        # Torch has answered: let its weights go before ONNX Runtime loads its own.
+        del reference
+        opened = dataclasses.replace(opened, tensors={})
+        model = dataclasses.replace(
+            model, graphs={}, reference=None, prepare=None, newest_tubelet_error=None
+        )
+        gc.collect()
         parity = compare_variants(paths, held_out, progress)
         reports = {
             name: VariantReport(

@@ -95,4 +95,3 @@ class PassiveObserver:
             motion=Whitener.from_arrays(arrays, "motion"),
             expected=arrays.get("expected"),
         )
-

@@ -179,7 +179,10 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "load_average": os.getloadavg()[0],
-        "command": shlex.join(["python", "benchmarks/big_models.py", *sys.argv[1:]]),
+        # Where this machine keeps its scratch is nobody's business.
+        "command": shlex.join(["python", "benchmarks/big_models.py", *sys.argv[1:]]).replace(
+            str(arguments.scratch), "runs/big"
+        ),
         "versions": {name: versions[name] for name in _PACKAGES if name in versions},
     }
     for name in MODELS:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
+from jepa_edge.export.families.vit import ViTAttention, ViTMlp
+
 LAYER_NORM_EPS = 1e-6
 """Both upstream and transformers' default."""
 
@@ -161,10 +163,12 @@ class _Layer(nn.Module):
         super().__init__()
         dim = config.dim
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.attention = _Attention(dim, config.heads)
+        self.attention = ViTAttention(dim=dim, heads=config.heads)
         self.layer_scale1 = LayerScale(dim)
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.mlp: nn.Module = (_SwiGlu if config.swiglu else _Mlp)(dim, config.mlp_dim)
+        self.mlp: nn.Module = (_SwiGlu if config.swiglu else ViTMlp)(
+            dim=dim, hidden_dim=config.mlp_dim
+        )
         self.layer_scale2 = LayerScale(dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -183,36 +187,6 @@ class LayerScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., dim). Returns the same shape."""
         return x * self.lambda1
-
-
-class _Attention(nn.Module):
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.o_proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(-2))
-        return out
-
-
-class _Mlp(nn.Module):
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
 
 
 class _SwiGlu(nn.Module):

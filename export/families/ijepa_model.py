@@ -13,12 +13,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from jepa_edge.errors import CheckpointError
 from jepa_edge.export.families.loading import small_number, whole_number
 from jepa_edge.export.families.pixels import PIXEL_SCALE, patch_linear
+from jepa_edge.export.families.vit import ViTMlp
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,20 +101,6 @@ class Attention(nn.Module):
         return out
 
 
-class Mlp(nn.Module):
-    """Two linear layers around an exact (erf) GELU."""
-
-    def __init__(self, *, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (..., dim). Returns the same shape."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
 class Block(nn.Module):
     """One pre-norm block: attention, then MLP, each with a residual."""
 
@@ -125,7 +111,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim=dim, heads=heads, qkv_bias=qkv_bias)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim=dim, hidden_dim=mlp_dim)
+        self.mlp = ViTMlp(dim=dim, hidden_dim=mlp_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, tokens, dim). Returns the same shape."""

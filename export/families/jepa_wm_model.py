@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from jepa_edge.export.families.dino_wm_model import MASKED, frame_mask
 from jepa_edge.export.families.dinov2_frames import PointEmbedding, Standardize
+from jepa_edge.export.families.vit import ViTMlp
 
 LAYER_NORM_EPS = 1e-6
 ROPE_THETA = 10_000.0
@@ -142,7 +143,7 @@ class _Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.attn = _Attention(dim, config.heads)
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.mlp = _Mlp(dim, config.mlp_dim)
+        self.mlp = ViTMlp(dim=dim, hidden_dim=config.mlp_dim)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
 
     def forward(
@@ -193,14 +194,3 @@ class _Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), k, v, attn_mask=mask)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(-2))
         return out.reshape(-1, out.shape[1] // patches, patches, out.shape[2])
-
-
-class _Mlp(nn.Module):
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out

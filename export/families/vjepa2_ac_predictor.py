@@ -15,8 +15,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from jepa_edge.errors import InputError
+from jepa_edge.export.families.vit import ViTMlp
 from jepa_edge.export.families.vjepa2_ac_pose import POSE_DIM, compose_pose
-from jepa_edge.export.families.vjepa2_model import Mlp, VJepa2Config, rope_table, rotate
+from jepa_edge.export.families.vjepa2_model import VJepa2Config, rope_table, rotate
 
 NORM_EPS = 1e-6
 TARGET_EPS = 1e-5
@@ -120,7 +121,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = Mlp(dim, mlp_dim)
+        self.mlp = ViTMlp(dim=dim, hidden_dim=mlp_dim)
 
     def forward(
         self,

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
+from jepa_edge.export.families.vit import ViTMlp
+
 Version = Literal["2", "2.1"]
 
 TRAINED_PIXELS = 256
@@ -103,20 +105,6 @@ class Attention(nn.Module):
         return out
 
 
-class Mlp(nn.Module):
-    """Two linear layers around a GELU."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (..., dim). Returns the same shape."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
 class Block(nn.Module):
     """Attention, then an MLP, each behind its layer norm and beside a skip connection."""
 
@@ -125,7 +113,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, mlp_dim)
+        self.mlp = ViTMlp(dim=dim, hidden_dim=mlp_dim)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         """x: (B, V, dim). rope: (4, V, head_dim / 2). Returns x's shape."""

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := export,calibration,mcap,sim
 SOURCES := pyproject.toml CMakeLists.txt csrc/CMakeLists.txt $(VENV)/.modules \
-           $(shell find csrc -name '*.?pp' -not -path 'csrc/tests/*')
+           $(shell find csrc \( -name '*.?pp' -o -name '*.cu*' \) -not -path '*/tests/*')
 
 # An editable install knows the modules that were there when it was made: install again when the
 # list of them changes.
@@ -16,7 +16,7 @@ ifneq ($(MODULES),$(shell cat $(VENV)/.modules 2>/dev/null))
   $(shell mkdir -p $(VENV) && echo $(MODULES) > $(VENV)/.modules)
 endif
 
-CSRC = $(shell find csrc -name '*.?pp' -o -path 'csrc/mcu/*.[ch]')
+CSRC = $(shell find csrc -name '*.?pp' -o -name '*.cu*' -o -path 'csrc/mcu/*.[ch]')
 
 .PHONY: demo test bench safety lint format clean tools
 
@@ -26,9 +26,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev tools
 	$(BIN)/python -m pytest
 
-# For the C++ tests: doctest, and a compiler and an emulator for aarch64.
-tools:
+# For the C++ tests: doctest, a compiler and an emulator for aarch64, and cuBLASLt's header.
+tools: $(VENV)/.base
 	.ci/apt
+	.ci/cuda
 
 # All of them take two hours; `make bench ONLY=session_step` runs one.
 bench: $(VENV)/.bench

@@ -349,10 +349,19 @@ class EnginePrecision(_Strict, frozen=True, kw_only=True):
 
 
 class EngineSpec(_Strict, frozen=True, kw_only=True):
-    """The predictor as the C++ core computes it. precisions: those within the accuracy budget."""
+    """The predictor as the C++ core computes it. precisions: those within the accuracy budget.
+
+    processors: what can compute it; both where it is not said. On a GPU the golden outputs decide
+    about a precision, when it is loaded.
+    """
 
     file: str
     precisions: dict[Literal["float32", "bfloat16", "int8"], EnginePrecision]
+    processors: tuple[Literal["cpu", "cuda"], ...] | msgspec.UnsetType = msgspec.UNSET
+
+    def runs_on(self, processor: Literal["cpu", "cuda"]) -> bool:
+        """Whether the core can compute this predictor there."""
+        return self.processors is msgspec.UNSET or processor in self.processors
 
 
 class Provenance(_Strict, frozen=True, kw_only=True):

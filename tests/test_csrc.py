@@ -31,6 +31,7 @@ class Flavour:
 
     options: tuple[str, ...]
     tools: tuple[str, ...] = ("c++",)
+    target: str = "all"
 
 
 FLAVOURS = {
@@ -49,6 +50,19 @@ FLAVOURS = {
             "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
         ),
         tools=("aarch64-linux-gnu-g++",),
+    ),
+    # The GPU core on an emulated GPU: csrc/cuda/emulator.
+    "emulated": Flavour(
+        options=("-DJEPA_EDGE_CUDA_EMULATE=ON", "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON"),
+        target="jepa_edge_cuda_tests",
+    ),
+    "emulated-address": Flavour(
+        options=(
+            "-DJEPA_EDGE_CUDA_EMULATE=ON",
+            "-DJEPA_EDGE_SANITIZE=address,undefined",
+            *SANITIZED,
+        ),
+        target="jepa_edge_cuda_tests",
     ),
 }
 
@@ -80,7 +94,7 @@ def _configure_and_build(name: str) -> Path:
     folder = BUILD / name
     options = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}", "-DJEPA_EDGE_TESTS=ON")
     _run(_tool("cmake"), "-S", ROOT, "-B", folder, *options, *FLAVOURS[name].options)
-    _run(_tool("cmake"), "--build", folder)
+    _run(_tool("cmake"), "--build", folder, "--target", FLAVOURS[name].target)
     return folder
 
 
@@ -123,8 +137,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**os.environ, **strict, "JEPA_EDGE_REFERENCE_SAFETENSORS": str(path)}
 
 
-def _run_tests(folder: Path, environment: dict[str, str], *runner: str) -> None:
-    output = _run(*runner, folder / "csrc/tests/jepa_edge_tests", env=environment)
+def _run_tests(
+    folder: Path,
+    environment: dict[str, str],
+    *runner: str,
+    program: str = "csrc/tests/jepa_edge_tests",
+) -> None:
+    output = _run(*runner, folder / program, env=environment)
     assert "Status: SUCCESS" in output
     assert "is not set" not in output
 
@@ -132,6 +151,13 @@ def _run_tests(folder: Path, environment: dict[str, str], *runner: str) -> None:
 @pytest.mark.parametrize("name", ["release", "address"])
 def test_the_core_passes_its_tests(name: str, environment: dict[str, str]) -> None:
     _run_tests(_build(name), environment)
+
+
+@pytest.mark.parametrize("name", ["emulated", "emulated-address"])
+def test_the_gpu_core_passes_its_tests_on_an_emulated_gpu(
+    name: str, environment: dict[str, str]
+) -> None:
+    _run_tests(_build(name), environment, program="csrc/cuda/tests/jepa_edge_cuda_tests")
 
 
 def test_the_core_has_no_data_race(environment: dict[str, str]) -> None:

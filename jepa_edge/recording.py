@@ -6,6 +6,7 @@ from __future__ import annotations
 import lzma
 import math
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ from jepa_edge.manifest import ActionSpec, ObservationSpec, StateSpec
 
 INFO_NAME = "recording.json"
 _RATE_TOLERANCE = 0.01
+
+_READING = threading.Lock()
+"""numpy parses headers as Python literals, which CPython before 3.11.8 must not do in two threads
+at once (python/cpython#106905: SystemError)."""
 
 _DAMAGED = (
     OSError,
@@ -175,7 +180,7 @@ class Recording:
         file = self.files[index]
         try:
             # numpy leaks the handle of a damaged file that it opens itself.
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            with _READING, file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 episode = Episode(
                     name=file.stem,
                     frames=arrays["frames"],
@@ -201,7 +206,7 @@ class Recording:
         """
         file = self.files[index]
         try:
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            with _READING, file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 states: NDArray[np.float32] | None = arrays.get("robot_state")
         except _DAMAGED as error:
             raise InputError(f"cannot read episode {file}: {error}; record it again") from error

@@ -17,7 +17,7 @@ def main() -> None:
         demo = ROOT / "examples/pusht/demo.py"
         subprocess.run([sys.executable, demo, "--out", ROOT / "runs/demo"], check=True)
     scripts = {script.stem: script for script in sorted(HERE.glob("*.py"))}
-    for no_benchmark in (Path(__file__).stem, "random_checkpoint"):
+    for no_benchmark in (Path(__file__).stem, "random_checkpoint", "gpu_planning", "gpu_tensorrt"):
         del scripts[no_benchmark]
     for name in sys.argv[1:]:
         if name not in scripts:

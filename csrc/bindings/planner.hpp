@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
 #include <cstddef>
 #include <exception>
 #include <functional>
@@ -13,14 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include "jepa_edge/planner.hpp"
+#include "planner_values.hpp"
 
 /// What the planner's bindings share: `_core.Planner` and everything that may evaluate for it.
 namespace planner_binding {
-
-namespace py = pybind11;
-
-using FloatArray = py::array_t<float, py::array::c_style>;
 
 /// A planner and the lock that makes calls from several threads wait for one another.
 struct BoundPlanner {
@@ -28,8 +21,6 @@ struct BoundPlanner {
   jepa_edge::Planner planner;
   std::mutex busy;
 };
-
-std::span<const float> view(const FloatArray& array);
 
 /// A read-only array over memory of the core. owner keeps that memory alive; what it holds changes
 /// with the next iteration.

@@ -26,10 +26,10 @@ struct DeviceInfo {
   std::string name;
   int major;
   int minor;
-  int processors;              ///< streaming multiprocessors
+  int processors;  ///< streaming multiprocessors
   std::size_t memory_bytes;
-  std::size_t shared_bytes;    ///< that one block may ask for
-  int driver;                  ///< 13000 for 13.0
+  std::size_t shared_bytes;  ///< that one block may ask for
+  int driver;                ///< 13000 for 13.0
   int runtime;
 };
 
@@ -42,7 +42,8 @@ class DeviceBuffer {
  public:
   DeviceBuffer() = default;
   explicit DeviceBuffer(std::size_t count) : count_(count) {
-    if (count > 0) check(cudaMalloc(reinterpret_cast<void**>(&data_), count * sizeof(T)), "cudaMalloc");
+    if (count > 0)
+      check(cudaMalloc(reinterpret_cast<void**>(&data_), count * sizeof(T)), "cudaMalloc");
   }
   ~DeviceBuffer() { cudaFree(data_); }
   DeviceBuffer(DeviceBuffer&& other) noexcept

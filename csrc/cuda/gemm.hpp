@@ -17,8 +17,11 @@ enum class Precision : std::uint8_t { kFloat32, kFloat16, kBFloat16, kInt8, kFlo
 
 [[nodiscard]] std::size_t operand_bytes(Precision precision) noexcept;
 [[nodiscard]] std::size_t result_bytes(Precision precision) noexcept;
+/// What inputs and outputs of a product must be multiples of: 1, or 8 for 16-bit numbers, or 16 for
+/// 8-bit ones.
+[[nodiscard]] std::size_t gemm_multiple(Precision precision) noexcept;
 /// Whether rows of operands carry a scale of their own, and outputs one each.
-[[nodiscard]] constexpr bool is_scaled(Precision precision) noexcept {
+[[nodiscard]] __host__ __device__ constexpr bool is_scaled(Precision precision) noexcept {
   return precision == Precision::kInt8 || precision == Precision::kFloat8;
 }
 /// Whether a chip computes it with its matrix units (float32: always).
@@ -40,8 +43,8 @@ class GemmLibrary {
 };
 
 /// C (rows, outputs) = A (rows, inputs) * W (outputs, inputs)^T, all row-major and contiguous.
-/// One shape, its algorithm chosen at construction. inputs and outputs must be multiples of 16 for
-/// int8 and float8 (pad with zeros), and of 8 for 16-bit numbers.
+/// One shape, its algorithm chosen at construction. inputs and outputs must be multiples of
+/// gemm_multiple (pad with zeros), operands and results start at multiples of 16 bytes.
 class Gemm {
  public:
   /// Throws CudaError where the library has no algorithm, std::invalid_argument for bad sizes.

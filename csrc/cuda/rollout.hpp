@@ -47,8 +47,8 @@ class DeviceRollout {
   /// latents: device, (S, M, H, N, D). May be captured: no memory is taken, nothing waits. noise:
   /// needed where samples > 1. Diverged futures hold non-finite numbers.
   virtual void enqueue(std::size_t frames, const float* actions, std::size_t candidates,
-                       std::size_t horizon, std::size_t samples, DeviceNoise* noise,
-                       float* latents, const Stream& stream) = 0;
+                       std::size_t horizon, std::size_t samples, DeviceNoise* noise, float* latents,
+                       const Stream& stream) = 0;
 };
 
 }  // namespace jepa_edge::cuda

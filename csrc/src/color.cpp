@@ -13,8 +13,8 @@ namespace {
 constexpr std::size_t kChannels = 3;
 constexpr std::size_t kMaxSide = 65535;
 constexpr std::size_t kMaxStride = std::size_t{1} << 31;
-constexpr int kBits =
-    13;  // weights of up to 2.2 fit 16 bits, which every processor multiplies fast
+// Weights of up to 2.2 fit 16 bits, which every processor multiplies fast.
+constexpr int kBits = ColorConverter::kBits;
 constexpr std::int32_t kHalf = 1 << (kBits - 1);
 constexpr std::size_t kChunk = 32;  // pairs of pixels
 

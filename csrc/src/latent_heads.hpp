@@ -15,12 +15,10 @@
 #include "arena.hpp"
 #include "jepa_edge/latent_variable.hpp"
 #include "kernels/kernels.hpp"
+#include "latent_limits.hpp"
 #include "packed.hpp"
 
 namespace jepa_edge::latent {
-
-/// Standardized inputs are cut here: a head must not extrapolate without bounds on a new scene.
-inline constexpr float kInputLimit = 6.0F;
 
 using Shape = std::vector<std::size_t>;
 

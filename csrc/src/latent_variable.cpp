@@ -22,6 +22,7 @@ namespace {
 using latent::copy;
 using latent::find;
 using latent::HeadStack;
+using latent::kLogLimit;
 using latent::require;
 using latent::Shape;
 using latent::text;
@@ -53,9 +54,6 @@ NamedArrays named(const Safetensors& file) {
 
 /// Tokens whose heads are computed together.
 constexpr std::size_t kChunk = 16;
-
-/// The head may move a log variance this far from its average over the fitting data.
-constexpr float kLogLimit = 3.0F;
 
 /// e^x for x in [-87, 87], relative error below 3e-7, written so that the compiler vectorizes it.
 float exponential(float x) noexcept {

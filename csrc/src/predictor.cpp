@@ -2,98 +2,25 @@
 #include "jepa_edge/predictor.hpp"
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <initializer_list>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "jepa_edge/safetensors.hpp"
 #include "kernels/dispatch.hpp"
 #include "packed.hpp"
+#include "predictor_reader.hpp"
 
 namespace jepa_edge {
 namespace {
 
-constexpr std::string_view kFormat = "lewm-predictor-1";
 constexpr std::size_t kHeadColumns = 128;    // of Q, K and V each, per group of heads
 constexpr std::size_t kHiddenColumns = 256;  // of an MLP, per block
-constexpr std::size_t kLargest = std::size_t{1} << 20U;
-
-/// Reads numbers and tensors of the file, and says which one is wrong.
-class Reader {
- public:
-  Reader(const Safetensors& file, const std::filesystem::path& path) : file_(file), path_(path) {}
-
-  [[nodiscard]] std::size_t size(std::string_view key) const {
-    const std::string& text = file_.metadata(key);
-    std::size_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || value < 1 || value > kLargest) {
-      fail("metadata \"" + std::string(key) + "\" is \"" + text +
-           "\", expected a whole number from 1 to " + std::to_string(kLargest));
-    }
-    return value;
-  }
-  [[nodiscard]] float epsilon(std::string_view key) const {
-    const std::string& text = file_.metadata(key);
-    double value = 0.0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || !(value > 0.0 && value < 1.0)) {
-      fail("metadata \"" + std::string(key) + "\" is \"" + text + "\", expected a small number");
-    }
-    return static_cast<float>(value);
-  }
-  [[nodiscard]] const float* tensor(const std::string& name,
-                                    std::initializer_list<std::size_t> shape) const {
-    const auto values = file_.tensor(name, std::span(shape.begin(), shape.size()));
-    for (const float value : values) {
-      if (!std::isfinite(value)) fail("tensor \"" + name + "\" holds NaN or infinity");
-    }
-    return values.data();
-  }
-  [[nodiscard]] bool contains(const std::string& name) const { return file_.contains(name); }
-
-  [[noreturn]] void fail(const std::string& what) const {
-    throw FileError(path_.string() + ": " + printable(what) + "; export the bundle again");
-  }
-
- private:
-  const Safetensors& file_;
-  const std::filesystem::path& path_;
-};
-
-PredictorSizes read_sizes(const Reader& reader, const Safetensors& file) {
-  if (!file.has_metadata("format") || file.metadata("format") != kFormat) {
-    reader.fail("its format is \"" +
-                (file.has_metadata("format") ? file.metadata("format") : std::string("none")) +
-                "\", expected \"" + std::string(kFormat) + "\"");
-  }
-  PredictorSizes sizes{};
-  sizes.window = reader.size("history");
-  sizes.tokens = file.has_metadata("tokens") ? reader.size("tokens") : 1;
-  sizes.latent_dim = reader.size("latent_dim");
-  sizes.action_dim = reader.size("action_dim");
-  const auto hidden = file.shape("action_in.bias");
-  if (hidden.size() != 1 || hidden[0] < 1) reader.fail("tensor \"action_in.bias\" is no vector");
-  sizes.action_hidden = hidden[0];
-  sizes.dim = reader.size("dim");
-  sizes.depth = reader.size("depth");
-  sizes.heads = reader.size("heads");
-  sizes.head_dim = reader.size("head_dim");
-  sizes.mlp_dim = reader.size("mlp_dim");
-  sizes.head_hidden = reader.size("head_hidden_dim");
-  sizes.adaln_norm_eps = reader.epsilon("adaln_norm_eps");
-  sizes.norm_eps = reader.epsilon("norm_eps");
-  return sizes;
-}
 
 /// Packs one predictor; everything it points to is copied into the arena.
 class Packer {
  public:
-  Packer(const Reader& reader, Predictor::Packed& to) : reader_(reader), to_(to) {}
+  Packer(const PredictorReader& reader, Predictor::Packed& to) : reader_(reader), to_(to) {}
 
   void run() {
     const PredictorSizes& s = to_.sizes;
@@ -135,37 +62,15 @@ class Packer {
     block.mlp_gain = copy(name + "mlp_norm.weight", {s.dim}, s.dim);
     block.mlp_offset = copy(name + "mlp_norm.bias", {s.dim}, s.dim);
 
-    const float* query = nullptr;
-    const float* key = nullptr;
-    if (reader_.contains(name + "qkv.weight")) {
-      query = reader_.tensor(name + "qkv.weight", {3 * inner, s.dim});
-      key = query + inner * s.dim;
-    } else {
-      query = reader_.tensor(name + "q.weight", {inner, s.dim});
-      key = reader_.tensor(name + "kv.weight", {2 * inner, s.dim});
-    }
-    const float* value = key + inner * s.dim;
-    // A single head as wide as the block has no output projection.
-    std::vector<float> identity;
-    const float* out = nullptr;
-    const float* out_bias = nullptr;
-    if (reader_.contains(name + "out.weight")) {
-      out = reader_.tensor(name + "out.weight", {s.dim, inner});
-      out_bias = reader_.tensor(name + "out.bias", {s.dim});
-    } else {
-      if (inner != s.dim) reader_.fail("tensor \"" + name + "out.weight\" is missing");
-      identity.resize(s.dim * s.dim);
-      for (std::size_t i = 0; i < s.dim; ++i) identity[i * s.dim + i] = 1.0F;
-      out = identity.data();
-    }
+    const PredictorReader::Attention from = reader_.attention(index);
     const std::size_t columns = to_.heads_together * s.head_dim;
     for (std::size_t first = 0; first < inner; first += columns) {
       PackedHeads heads;
-      heads.query = pack(query + first * s.dim, s.dim, columns, s.dim, nullptr, to_.precision);
-      heads.key = pack(key + first * s.dim, s.dim, columns, s.dim, nullptr, to_.precision);
-      heads.value = pack(value + first * s.dim, s.dim, columns, s.dim, nullptr, to_.precision);
-      heads.out =
-          pack(out + first, inner, s.dim, columns, first == 0 ? out_bias : nullptr, to_.precision);
+      heads.query = pack(from.query + first * s.dim, s.dim, columns, s.dim, nullptr, to_.precision);
+      heads.key = pack(from.key + first * s.dim, s.dim, columns, s.dim, nullptr, to_.precision);
+      heads.value = pack(from.value + first * s.dim, s.dim, columns, s.dim, nullptr, to_.precision);
+      heads.out = pack(from.out + first, inner, s.dim, columns,
+                       first == 0 ? from.out_bias : nullptr, to_.precision);
       block.heads.push_back(heads);
     }
     std::vector<double> sums(s.dim);
@@ -173,12 +78,12 @@ class Packer {
     for (std::size_t row = 0; row < s.dim; ++row) {
       std::fill(sums.begin(), sums.end(), 0.0);
       for (std::size_t k = 0; k < inner; ++k) {
-        const double factor = out[row * inner + k];
-        for (std::size_t c = 0; c < s.dim; ++c) sums[c] += factor * value[k * s.dim + c];
+        const double factor = from.out[row * inner + k];
+        for (std::size_t c = 0; c < s.dim; ++c) sums[c] += factor * from.value[k * s.dim + c];
       }
       for (std::size_t c = 0; c < s.dim; ++c) alone[row * s.dim + c] = static_cast<float>(sums[c]);
     }
-    block.alone = pack(alone.data(), s.dim, s.dim, s.dim, out_bias, to_.precision);
+    block.alone = pack(alone.data(), s.dim, s.dim, s.dim, from.out_bias, to_.precision);
     block.mlp = hidden(name.substr(0, name.size() - 1), s.dim, s.mlp_dim, s.dim);
     to_.blocks.push_back(std::move(block));
   }
@@ -216,7 +121,7 @@ class Packer {
     return to;
   }
 
-  const Reader& reader_;
+  const PredictorReader& reader_;
   Predictor::Packed& to_;
 };
 
@@ -233,10 +138,9 @@ std::vector<Precision> fastest_precisions(std::string_view isa) {
 
 std::shared_ptr<const Predictor> Predictor::load(const std::filesystem::path& path,
                                                  Precision precision, std::string_view isa) {
-  const Safetensors file(path);
-  const Reader reader(file, path);
+  const PredictorReader reader(path);
   auto packed = std::make_unique<Packed>();
-  packed->sizes = read_sizes(reader, file);
+  packed->sizes = reader.sizes();
   packed->precision = precision;
   packed->table = &kernels::require(isa);
   Packer(reader, *packed).run();

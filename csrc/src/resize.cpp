@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t kChannels = 3;
 constexpr std::size_t kMaxSide = 65535;
-constexpr int kPrecisionBits = 32 - 8 - 2;
+constexpr int kPrecisionBits = Resizer::kBits;
 constexpr std::int32_t kHalf = 1 << (kPrecisionBits - 1);
 
 std::size_t checked(std::size_t side) {

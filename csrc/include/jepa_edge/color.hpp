@@ -41,6 +41,17 @@ class ColorConverter {
 
   [[nodiscard]] ImageSize size() const noexcept { return size_; }
 
+  /// Fixed point: what one level of Y, U or V adds to red, green and blue.
+  struct Weights {
+    std::int16_t luma, red_v, green_u, green_v, blue_u, black;
+  };
+  /// Fractional bits of the weights: a sum is rounded to a level by adding half and shifting.
+  static constexpr int kBits = 13;
+
+  [[nodiscard]] const Weights& weights() const noexcept { return weights_; }
+  [[nodiscard]] std::size_t stride() const noexcept { return stride_; }
+  [[nodiscard]] PixelFormat format() const noexcept { return format_; }
+
   /// The fewest bytes that hold a picture: the last row needs no padding.
   [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
 
@@ -52,11 +63,6 @@ class ColorConverter {
   static std::size_t row_bytes(PixelFormat format, std::size_t width) noexcept;
 
  private:
-  /// Fixed point: what one level of Y, U or V adds to red, green and blue.
-  struct Weights {
-    std::int16_t luma, red_v, green_u, green_v, blue_u, black;
-  };
-
   void packed_row(const std::uint8_t* row, std::uint8_t* target) const noexcept;
   void yuv_row(const std::uint8_t* luma, std::size_t luma_step, const std::uint8_t* u,
                const std::uint8_t* v, std::size_t chroma_step, std::uint8_t* target) const noexcept;

@@ -41,15 +41,6 @@ class Resizer {
   /// Throws std::invalid_argument for such sides, and for a window that leaves the picture.
   Resizer(ImageSize in, ImageSize scaled, Filter filter, Window window);
 
-  [[nodiscard]] ImageSize in() const noexcept { return in_; }
-  [[nodiscard]] ImageSize out() const noexcept { return window_.size; }
-
-  /// source: in().height rows of 3 * in().width bytes, `stride` bytes from one to the next.
-  /// target: (height, width, 3) of out(). No allocation, no throw; not for two threads at once.
-  void resize(const std::uint8_t* source, std::ptrdiff_t stride,
-              std::span<std::uint8_t> target) noexcept;
-
- private:
   /// Which inputs make each output, and their weights in fixed point: (outputs, taps) row-major.
   struct Axis {
     Axis(std::size_t in, std::size_t scaled, std::size_t begin, std::size_t outputs, Filter filter);
@@ -58,7 +49,20 @@ class Resizer {
     std::vector<std::int32_t> weights;
     std::size_t taps;
   };
+  /// Fractional bits of the weights: a sum is rounded to a level by adding half and shifting.
+  static constexpr int kBits = 32 - 8 - 2;
 
+  [[nodiscard]] ImageSize in() const noexcept { return in_; }
+  [[nodiscard]] ImageSize out() const noexcept { return window_.size; }
+  [[nodiscard]] const Axis& horizontal() const noexcept { return horizontal_; }
+  [[nodiscard]] const Axis& vertical() const noexcept { return vertical_; }
+
+  /// source: in().height rows of 3 * in().width bytes, `stride` bytes from one to the next.
+  /// target: (height, width, 3) of out(). No allocation, no throw; not for two threads at once.
+  void resize(const std::uint8_t* source, std::ptrdiff_t stride,
+              std::span<std::uint8_t> target) noexcept;
+
+ private:
   void scale_row(const std::uint8_t* source, std::uint8_t* target) const noexcept;
 
   ImageSize in_;

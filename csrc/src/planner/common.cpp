@@ -50,7 +50,7 @@ PlanResult Planner::plan(Evaluator& evaluator, const PlanRequest& request) noexc
       break;
     }
     s.draw(i);
-    const std::size_t count = s.population(i);
+    const std::size_t count = population(s.settings, i);
     const std::size_t known = s.settings.deterministic ? s.kept(i) : 0;
     const auto before = Clock::now();
     result.evaluator = evaluator.evaluate(

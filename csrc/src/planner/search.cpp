@@ -9,12 +9,6 @@
 #include "jepa_edge/random.hpp"
 
 namespace jepa_edge {
-namespace {
-
-/// More noise than this is drawn anew in every plan.
-constexpr std::size_t kStoredNoise = std::size_t{16} << 20U;  // bytes
-
-}  // namespace
 
 Planner::Search::Search(PlannerSettings given)
     : settings(checked(std::move(given))),
@@ -48,7 +42,7 @@ Planner::Search::Search(PlannerSettings given)
   noise.resize(noise_is_stored ? settings.iterations * all : all);
   if (noise_is_stored) {
     for (std::size_t i = 0; i < settings.iterations; ++i) {
-      draw_noise(i, std::span(noise).subspan(i * all, population(i) * size));
+      draw_noise(i, std::span(noise).subspan(i * all, population(settings, i) * size));
     }
   }
 }
@@ -73,7 +67,7 @@ void Planner::Search::reset(std::span<const float> initial) noexcept {
   to_raw(mean.data(), best_actions.data());
 }
 
-std::size_t Planner::Search::population(std::size_t iteration) const noexcept {
+std::size_t population(const PlannerSettings& settings, std::size_t iteration) noexcept {
   if (settings.method != Method::kIcem) {
     return settings.candidates;
   }
@@ -111,7 +105,7 @@ void Planner::Search::to_raw(const float* from, float* to) const noexcept {
 }
 
 void Planner::Search::draw(std::size_t iteration) noexcept {
-  const std::size_t count = population(iteration);
+  const std::size_t count = population(settings, iteration);
   const std::size_t first = kept(iteration);
   if (first > 0) {
     restore_elites(first);

@@ -13,6 +13,13 @@ namespace jepa_edge {
 /// The settings, or std::invalid_argument where they contradict one another.
 [[nodiscard]] PlannerSettings checked(PlannerSettings settings);
 
+/// Candidates of an iteration; those of iCEM decay.
+[[nodiscard]] std::size_t population(const PlannerSettings& settings,
+                                     std::size_t iteration) noexcept;
+
+/// More bytes of noise than this are drawn anew in every plan.
+inline constexpr std::size_t kStoredNoise = std::size_t{16} << 20U;
+
 /// Everything a search reserves, and its steps. Rows are candidates of H * A numbers: elites kept
 /// from the last iteration first, then the mean, then drawn ones.
 struct Planner::Search {
@@ -41,7 +48,6 @@ struct Planner::Search {
   std::vector<float> best_actions, actions, iteration_energies, spread;
 
   void reset(std::span<const float> initial) noexcept;
-  [[nodiscard]] std::size_t population(std::size_t iteration) const noexcept;
   [[nodiscard]] std::size_t kept(std::size_t iteration) const noexcept;
   /// Fills rows of z and raw.
   void draw(std::size_t iteration) noexcept;

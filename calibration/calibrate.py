@@ -110,7 +110,13 @@ def calibrate_bundle(
         _refuse_shared(recording, losses)
     fitted = {}
     for name in names:
-        model = WorldModel.load(bundle, name, threads=options.threads)
+        model = WorldModel.load(
+            bundle,
+            name,
+            threads=options.threads,
+            provider=options.provider,
+            engines=options.engines,
+        )
         fitted[model.variant] = calibrate_model(model, recording, options, progress, losses)
     with staged_bundle(bundle.path, base=bundle) as staging:
         for variant, result in fitted.items():

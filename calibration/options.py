@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jepa_edge import _core
+from jepa_edge.backends import Provider
 from jepa_edge.channels import LONG
 from jepa_edge.errors import InputError
 from jepa_edge.world_model import AUTO
@@ -17,19 +18,22 @@ class CalibrateOptions:
     """Options of `calibrate_bundle`; the defaults live here and nowhere else.
 
     variant: a name from the manifest, "auto" for the fastest here that passes its golden outputs,
-    or "all". alpha: share of nominal episodes that may raise CAUTION. horizon: steps that get a
-    conformal radius. conformal: episodes that set thresholds; 0 stands for 35 % of them, or what
-    alpha needs. groups: by action size, with radii of their own; 0 switches them off. max_risk,
-    risk_delta: mean loss per episode that CAUTION must keep to, with confidence 1 - risk_delta;
-    needs recorded losses. selftest_episodes: stored in the bundle, from the test split. seed: of
-    splits, fits and samples. samples: futures drawn per history in the spread report. rank: columns
-    of the covariance's low-rank part. members: mean heads. hidden: width of the heads.
-    density_hidden: width of the familiarity's flow. threads: of the inference backend. cache:
-    directory for encoded episodes, shared with `jepa-edge evaluate`; None stores none.
+    or "all". provider, engines: what computes, as in `WorldModel.load`. alpha: share of nominal
+    episodes that may raise CAUTION. horizon: steps that get a conformal radius. conformal: episodes
+    that set thresholds; 0 stands for 35 % of them, or what alpha needs. groups: by action size,
+    with radii of their own; 0 switches them off. max_risk, risk_delta: mean loss per episode that
+    CAUTION must keep to, with confidence 1 - risk_delta; needs recorded losses. selftest_episodes:
+    stored in the bundle, from the test split. seed: of splits, fits and samples. samples: futures
+    drawn per history in the spread report. rank: columns of the covariance's low-rank part.
+    members: mean heads. hidden: width of the heads. density_hidden: width of the familiarity's
+    flow. threads: of the inference backend. cache: directory for encoded episodes, shared with
+    `jepa-edge evaluate`; None stores none.
     Raises InputError when a number is out of range.
     """
 
     variant: str = AUTO
+    provider: Provider = "auto"
+    engines: Path | None = None
     alpha: float = 0.05
     horizon: int = 5
     conformal: int = 0

@@ -59,7 +59,7 @@ def disarmed_reason(model: WorldModel, calibrated: Binding, state: Path | None =
         return ""
     return (
         f"{'; '.join(differing)}; no self-test passed here: run "
-        f"`jepa-edge selftest {model.bundle.path} --variant {model.variant}`"
+        f"`jepa-edge selftest {model.bundle.path} --variant {model.variant}{model.options}`"
     )
 
 

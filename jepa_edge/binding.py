@@ -140,6 +140,18 @@ def processor_class() -> str:
     return " ".join(filter(None, (machine, "+".join(features))))
 
 
+def gpu_class(device: int = 0) -> str:
+    """Return a GPU's name, with its board's where that says it, and its compute capability, such as
+    "Orin (NVIDIA Jetson Orin Nano Developer Kit) sm_87".
+
+    Raises MissingDependencyError where there is no driver or no such GPU.
+    """
+    from jepa_edge.trt.device import find_device
+
+    found = find_device(device)
+    return f"{found.name} sm_{found.compute_capability.replace('.', '')}"
+
+
 def read_features(cpuinfo: str) -> list[str]:
     """Return the instruction sets that every core in the text of /proc/cpuinfo has."""
     cores = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,11 @@ from jepa_edge.errors import BundleError, InputError
 Precision = Literal["float32", "bfloat16", "int8"]
 """How the matrix products hold their operands; what lies between them is float32."""
 
+CudaPrecision = Literal["float32", "float16", "bfloat16", "int8", "float8"]
+"""The same of the GPU core (jepa_edge.cuda); float8 is e4m3."""
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # in the core's order
+CUDA_PRECISIONS: tuple[CudaPrecision, ...] = get_args(CudaPrecision)
 
 
 class RolloutEngine:
@@ -102,25 +105,8 @@ class RolloutEngine:
         latent per candidate (samples of the present). A diverged future holds non-finite numbers.
         Raises InputError for another shape, or when an input is not finite.
         """
-        sizes = self.predictor.sizes
-        latent = (sizes.tokens, sizes.latent_dim)
-        if actions.ndim != 3 or min(actions.shape) < 1 or actions.shape[2] != sizes.action_dim:
-            raise InputError(
-                f"actions have shape {actions.shape}, expected (S, H, {sizes.action_dim})"
-            )
-        own = (len(actions),) if history.ndim == 4 else ()
-        T = history.shape[len(own)] if history.ndim >= 3 else 0
-        if not 1 <= T <= sizes.window or history.shape != (*own, T, *latent):
-            raise InputError(
-                f"history has shape {history.shape}, expected (T, {latent[0]}, {latent[1]}) or "
-                f"({len(actions)}, T, {latent[0]}, {latent[1]}) with T from 1 to {sizes.window}"
-            )
-        for name, array, shape in (
-            ("past_actions", past_actions, (*own, T - 1, sizes.action_dim)),
-            ("start", start, (len(actions), *latent)),
-        ):
-            if array is not None and array.shape != shape:
-                raise InputError(f"{name} has shape {array.shape}, expected {shape}")
+        check_shapes(self.predictor.sizes, history, past_actions, actions, start)
+        own = history.ndim == 4
         core = self.core(len(actions), actions.shape[1])
         history = np.ascontiguousarray(history if own else history[None], np.float32)
         past_actions = np.ascontiguousarray(past_actions if own else past_actions[None], np.float32)
@@ -128,17 +114,9 @@ class RolloutEngine:
         if start is not None:
             start = np.ascontiguousarray(start, np.float32)
         status, latents = core.rollout(history, past_actions, actions, start)
-        if status == _core.Status.NON_FINITE_INPUT:
-            named = {
-                "history": history,
-                "past_actions": past_actions,
-                "actions": actions,
-                "start": start,
-            }
-            bad = [name for name, array in named.items() if array is not None and not finite(array)]
-            raise InputError(f"{', '.join(bad)}: NaN or infinity, expected finite numbers")
-        if status not in (_core.Status.OK, _core.Status.NON_FINITE_OUTPUT):
-            raise InputError(f"the core refused the rollout: {status.name}")
+        raise_refused(
+            status, history=history, past_actions=past_actions, actions=actions, start=start
+        )
         return np.asarray(latents)
 
     def goal_energies(
@@ -154,19 +132,79 @@ class RolloutEngine:
         As `rollout`, then summed over (N, D) and averaged over the last `goal_steps` steps.
         goal: (N, D) float32. Raises InputError as `rollout` does, and for the goal.
         """
-        sizes = self.predictor.sizes
-        if goal.shape != (sizes.tokens, sizes.latent_dim) or not finite(goal):
-            raise InputError(
-                f"goal has shape {goal.shape}, expected {(sizes.tokens, sizes.latent_dim)} "
-                "finite numbers"
-            )
-        if actions.ndim == 3 and not 1 <= goal_steps <= actions.shape[1]:
-            raise InputError(
-                f"goal_steps is {goal_steps}, expected 1 to the horizon, {actions.shape[1]}"
-            )
-        latents = self.rollout(history, past_actions, actions)
-        squared = np.sum((latents[:, -goal_steps:] - goal) ** 2, axis=(2, 3))
-        return np.asarray(squared.mean(axis=1), np.float32)
+        check_goal(self.predictor.sizes, actions, goal, goal_steps)
+        return distances(self.rollout(history, past_actions, actions), goal, goal_steps)
+
+
+class RolloutSizes(Protocol):
+    """Sizes of a predictor, on whichever device."""
+
+    @property
+    def window(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def latent_dim(self) -> int: ...
+    @property
+    def action_dim(self) -> int: ...
+
+
+def check_shapes(
+    sizes: RolloutSizes,
+    history: NDArray[np.float32],
+    past_actions: NDArray[np.float32],
+    actions: NDArray[np.float32],
+    start: NDArray[np.float32] | None = None,
+) -> None:
+    """Raise InputError unless the shapes are those of `RolloutEngine.rollout`."""
+    latent = (sizes.tokens, sizes.latent_dim)
+    if actions.ndim != 3 or min(actions.shape) < 1 or actions.shape[2] != sizes.action_dim:
+        raise InputError(f"actions have shape {actions.shape}, expected (S, H, {sizes.action_dim})")
+    own = (len(actions),) if history.ndim == 4 else ()
+    T = history.shape[len(own)] if history.ndim >= 3 else 0
+    if not 1 <= T <= sizes.window or history.shape != (*own, T, *latent):
+        raise InputError(
+            f"history has shape {history.shape}, expected (T, {latent[0]}, {latent[1]}) or "
+            f"({len(actions)}, T, {latent[0]}, {latent[1]}) with T from 1 to {sizes.window}"
+        )
+    for name, array, shape in (
+        ("past_actions", past_actions, (*own, T - 1, sizes.action_dim)),
+        ("start", start, (len(actions), *latent)),
+    ):
+        if array is not None and array.shape != shape:
+            raise InputError(f"{name} has shape {array.shape}, expected {shape}")
+
+
+def raise_refused(status: _core.Status, **arrays: NDArray[np.float32] | None) -> None:
+    """Raise InputError for a rollout that was refused, with what is not finite in its inputs."""
+    if status == _core.Status.NON_FINITE_INPUT:
+        bad = [name for name, array in arrays.items() if array is not None and not finite(array)]
+        raise InputError(f"{', '.join(bad)}: NaN or infinity, expected finite numbers")
+    if status not in (_core.Status.OK, _core.Status.NON_FINITE_OUTPUT):
+        raise InputError(f"the core refused the rollout: {status.name}")
+
+
+def check_goal(
+    sizes: RolloutSizes, actions: NDArray[np.float32], goal: NDArray[np.float32], goal_steps: int
+) -> None:
+    """Raise InputError unless goal and goal_steps are those of `RolloutEngine.goal_energies`."""
+    if goal.shape != (sizes.tokens, sizes.latent_dim) or not finite(goal):
+        raise InputError(
+            f"goal has shape {goal.shape}, expected {(sizes.tokens, sizes.latent_dim)} "
+            "finite numbers"
+        )
+    if actions.ndim == 3 and not 1 <= goal_steps <= actions.shape[1]:
+        raise InputError(
+            f"goal_steps is {goal_steps}, expected 1 to the horizon, {actions.shape[1]}"
+        )
+
+
+def distances(
+    latents: NDArray[np.float32], goal: NDArray[np.float32], goal_steps: int
+) -> NDArray[np.float32]:
+    """Squared distance of the last latents (S, H, N, D) to the goal, mean over steps: (S,)."""
+    squared = np.sum((latents[:, -goal_steps:] - goal) ** 2, axis=(2, 3))
+    return np.asarray(squared.mean(axis=1), np.float32)
 
 
 def fastest_precisions() -> list[Precision]:

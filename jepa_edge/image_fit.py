@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -28,6 +29,20 @@ _MAX_SIDE = 65535
 """Of a picture that the resizer takes or makes (csrc/src/resize.cpp)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Which part of a picture becomes the model's frame, and at what scale; in pixels.
+
+    crop: top, left, height, width of the part that is scaled. scaled: its height and width then.
+    window: top, left, height, width of what is taken of it.
+    """
+
+    crop: tuple[int, int, int, int]
+    scaled: tuple[int, int]
+    window: tuple[int, int, int, int]
+    filter: Filter = "bilinear"
+
+
 def fit_to(
     spec: ObservationSpec,
     pixels: NDArray[np.uint8],
@@ -45,20 +60,8 @@ def fit_to(
     itself.
     Raises InputError for a picture of another type, or of a size that may not be changed.
     """
-    fit, as_camera = spec.fit, choice == CAMERA_FIT
-    if as_camera:
-        choice = MODEL_FIT
-    scaling: Filter = "bilinear" if fit is None else fit.filter
-    if choice != MODEL_FIT or fit is None:
-        geometry: Fit = "exact" if choice == MODEL_FIT else choice  # type: ignore[assignment]
-        return fit_image(pixels, spec.height, spec.width, geometry, scaling)
-    if fit.stretch or fit.short_side is None:
-        geometry = "stretch" if fit.stretch else "crop"
-        return fit_image(pixels, spec.height, spec.width, geometry, scaling)
     _check_picture(pixels)
-    if pixels.shape[:2] == (spec.height, spec.width) and not as_camera:
-        return pixels
-    return _scale_and_cut(pixels, spec.height, spec.width, fit.short_side, scaling, fit.offset)
+    return _placed(pixels, placement(spec, pixels.shape[:2], choice))
 
 
 def fit_image(
@@ -72,29 +75,51 @@ def fit_image(
     Raises InputError for a picture of another type or, with "exact", of another size.
     """
     _check_picture(pixels)
-    if pixels.shape[:2] == (height, width):
-        return pixels
+    return _placed(pixels, _fitted(pixels.shape[:2], height, width, fit, filter))
+
+
+def placement(spec: ObservationSpec, have: tuple[int, int], choice: str = MODEL_FIT) -> Placement:
+    """Return what `fit_to` does with a picture of `have` pixels (height, width).
+
+    Raises InputError for a size that may not be changed, or is too large.
+    """
+    fit, as_camera = spec.fit, choice == CAMERA_FIT
+    if as_camera:
+        choice = MODEL_FIT
+    scaling: Filter = "bilinear" if fit is None else fit.filter
+    if choice != MODEL_FIT or fit is None:
+        geometry: Fit = "exact" if choice == MODEL_FIT else choice  # type: ignore[assignment]
+        return _fitted(have, spec.height, spec.width, geometry, scaling)
+    if fit.stretch or fit.short_side is None:
+        geometry = "stretch" if fit.stretch else "crop"
+        return _fitted(have, spec.height, spec.width, geometry, scaling)
+    if have == (spec.height, spec.width) and not as_camera:
+        return _untouched(have, scaling)
+    return _short_side(have, spec.height, spec.width, fit.short_side, scaling, fit.offset)
+
+
+def _fitted(have: tuple[int, int], height: int, width: int, fit: Fit, filter: Filter) -> Placement:
+    if have == (height, width):
+        return _untouched(have, filter)
     if fit == "exact":
         raise InputError(
-            f"the picture has {pixels.shape[0]} x {pixels.shape[1]} pixels (height x width), "
+            f"the picture has {have[0]} x {have[1]} pixels (height x width), "
             f"expected {height} x {width}; set the camera to that size, or image_fit to crop or "
             "stretch, as the training data were made"
         )
-    if fit == "crop":
-        pixels = _middle(pixels, height, width)
-    return _scaled(pixels, (height, width), filter, (0, 0, height, width))
+    crop = _middle(have, height, width) if fit == "crop" else (0, 0, *have)
+    return _scaled(crop, (height, width), (0, 0, height, width), filter)
 
 
-def _scale_and_cut(
-    pixels: NDArray[np.uint8],
+def _short_side(
+    have: tuple[int, int],
     height: int,
     width: int,
     short_side: int,
     filter: Filter,
     offset: Offset,
-) -> NDArray[np.uint8]:
+) -> Placement:
     """Scale until the shorter side is short_side, and cut the middle out."""
-    have = pixels.shape[:2]
     longer = int(short_side * max(have) / min(have))
     scaled = (longer, short_side) if have[0] > have[1] else (short_side, longer)
     if scaled[0] < height or scaled[1] < width:
@@ -105,28 +130,42 @@ def _scale_and_cut(
         )
     half: Callable[[float], int] = round if offset == "round" else math.floor
     top, left = half((scaled[0] - height) / 2), half((scaled[1] - width) / 2)
-    if scaled == have:
-        return np.ascontiguousarray(pixels[top : top + height, left : left + width])
-    return _scaled(pixels, scaled, filter, (top, left, height, width))
+    return _scaled((0, 0, *have), scaled, (top, left, height, width), filter)
+
+
+def _untouched(have: tuple[int, int], filter: Filter) -> Placement:
+    whole = (0, 0, *have)
+    return Placement(crop=whole, scaled=have, window=whole, filter=filter)
 
 
 def _scaled(
-    pixels: NDArray[np.uint8],
-    size: tuple[int, int],
-    filter: Filter,
+    crop: tuple[int, int, int, int],
+    scaled: tuple[int, int],
     window: tuple[int, int, int, int],
-) -> NDArray[np.uint8]:
-    """The window (top, left, height, width) of the picture scaled to (height, width)."""
-    have = pixels.shape[:2]
-    if max(*have, *size) > _MAX_SIDE:
+    filter: Filter,
+) -> Placement:
+    if scaled != crop[2:] and max(*crop[2:], *scaled) > _MAX_SIDE:
         raise InputError(
-            f"a picture of {have[0]} x {have[1]} pixels (height x width) would be scaled to "
-            f"{size[0]} x {size[1]}, expected sides of at most {_MAX_SIDE}; crop or shrink it "
+            f"a picture of {crop[2]} x {crop[3]} pixels (height x width) would be scaled to "
+            f"{scaled[0]} x {scaled[1]}, expected sides of at most {_MAX_SIDE}; crop or shrink it "
             "before"
         )
+    return Placement(crop=crop, scaled=scaled, window=window, filter=filter)
+
+
+def _placed(pixels: NDArray[np.uint8], place: Placement) -> NDArray[np.uint8]:
+    top, left, height, width = place.crop
+    whole = (0, 0, *pixels.shape[:2])
+    if place.crop == place.window == whole and place.scaled == (height, width):
+        return pixels
+    pixels = pixels[top : top + height, left : left + width]
+    if place.scaled == (height, width):
+        top, left, height, width = place.window
+        return np.ascontiguousarray(pixels[top : top + height, left : left + width])
     if pixels.strides[1:] != (3, 1):
         pixels = np.ascontiguousarray(pixels)
-    return _resizer(have, size, filter == "bicubic", window).resize(pixels)
+    resizer = _resizer((height, width), place.scaled, place.filter == "bicubic", place.window)
+    return resizer.resize(pixels)
 
 
 def _check_picture(pixels: NDArray[np.uint8]) -> None:
@@ -136,13 +175,11 @@ def _check_picture(pixels: NDArray[np.uint8]) -> None:
         )
 
 
-def _middle(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def _middle(have: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
     """The largest part in the middle that has the aspect ratio of (height, width)."""
-    have_height, have_width = pixels.shape[:2]
-    cut_width = min(have_width, max(1, round(have_height * width / height)))
-    cut_height = min(have_height, max(1, round(have_width * height / width)))
-    top, left = (have_height - cut_height) // 2, (have_width - cut_width) // 2
-    return pixels[top : top + cut_height, left : left + cut_width]
+    cut_width = min(have[1], max(1, round(have[0] * width / height)))
+    cut_height = min(have[0], max(1, round(have[1] * height / width)))
+    return (have[0] - cut_height) // 2, (have[1] - cut_width) // 2, cut_height, cut_width
 
 
 @lru_cache(maxsize=8)

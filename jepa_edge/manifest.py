@@ -300,7 +300,8 @@ class GraphSpec(_Strict, frozen=True, kw_only=True):
 
     data: the file of its weights, where they do not fit into the ONNX file itself. sqnr_db and
     centered_cosine: against the float32 torch output on held-out recorded frames. latency_ms:
-    median at batch 1, one thread, on the exporting machine.
+    median at batch 1, one thread, on the exporting machine; None for a graph that only TensorRT
+    runs.
     """
 
     file: str
@@ -310,7 +311,7 @@ class GraphSpec(_Strict, frozen=True, kw_only=True):
     size_bytes: int
     sqnr_db: float
     centered_cosine: float
-    latency_ms: float
+    latency_ms: float | None
 
 
 class VariantSpec(_Strict, frozen=True, kw_only=True):
@@ -335,6 +336,11 @@ class VariantSpec(_Strict, frozen=True, kw_only=True):
             "mask_predictor": self.mask_predictor,
         }
         return {name: graph for name, graph in named.items() if graph is not None}
+
+    @property
+    def needs_tensorrt(self) -> bool:
+        """Whether only TensorRT runs its graphs: ONNX Runtime has no FP8 or FP4 products."""
+        return any(name.startswith(("fp8", "nvfp4")) for name in self.realized)
 
 
 class EnginePrecision(_Strict, frozen=True, kw_only=True):

@@ -56,7 +56,7 @@ def to_rgb(
         raise InputError(
             f"pixel format is {pixel_format!r}, expected one of {', '.join(PIXEL_FORMATS)}"
         )
-    data = _bytes_of(buffer)
+    data = bytes_of(buffer)
     try:
         converter = _converter(height, width, pixel_format, stride, yuv or YuvSpec())
         return converter.convert(data)
@@ -67,7 +67,7 @@ def to_rgb(
         ) from error
 
 
-def _bytes_of(buffer: NDArray[np.uint8] | bytes | bytearray | memoryview) -> NDArray[np.uint8]:
+def bytes_of(buffer: NDArray[np.uint8] | bytes | bytearray | memoryview) -> NDArray[np.uint8]:
     """Return a buffer as flat uint8, not copied."""
     if isinstance(buffer, np.ndarray):
         if buffer.dtype != np.uint8 or not buffer.flags.c_contiguous:

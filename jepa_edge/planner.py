@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 from jepa_edge import _core
 from jepa_edge.channels import Whitener
 from jepa_edge.chunks import rows_per_chunk
+from jepa_edge.engine import CudaPrecision, Precision
 from jepa_edge.errors import InputError, NoTrustedPlanError
+from jepa_edge.gpu_search import GpuSearch, ObjectiveArguments, SearchArguments
 from jepa_edge.latent_variable import LatentVariable
 from jepa_edge.manifest import ActionSpec, LatentSpec
 from jepa_edge.planner_config import PlannerConfig, RiskConfig, in_range
 from jepa_edge.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from jepa_edge import _cuda
 
 __all__ = [
     "NoTrustedPlanError",
@@ -147,12 +152,12 @@ def shift_plan(
 class Planner:
     """Searches the action sequence of lowest energy: stable-worldmodel's solvers, in the core.
 
-    precision: of the engine that rolls out; None where the model's own rollout does.
+    precision: of the engine that rolls out; None where the model's own rollout or TensorRT does.
 
-    The rollout runs in the core where the bundle holds its predictor for it, else through
-    `WorldModel.rollout`. Random numbers are a function of seed, iteration and index alone, and
-    plans are the same at any number of threads. Calls from several threads wait for one another:
-    for plans in parallel give each thread a planner of its own.
+    On the CPU the rollout runs in the core where the bundle holds its predictor for it, else
+    through `WorldModel.rollout`. Random numbers are a function of seed, iteration and index alone,
+    and plans are the same at any number of threads. Calls from several threads wait for one
+    another: for plans in parallel give each thread a planner of its own.
     """
 
     def __init__(
@@ -169,9 +174,11 @@ class Planner:
         radius: (H,) calibrated spread of the prediction per step, latent units squared, for
         spread_weight and trust_horizon. recorded: fitted to the recorded latents, for world_weight.
         latent_variable: of the bundle's calibration, draws the futures where there are several.
-        Raises InputError when a term lacks its numbers, or the model cannot draw samples.
+        Raises InputError when a term lacks its numbers, or the model cannot draw samples; with
+        device "cuda", as `jepa_edge.cuda.rollout_for` does.
         """
         self.model = model
+        self.precision: Precision | CudaPrecision | None = None
         self.config = config = config or PlannerConfig()
         risk, manifest = config.risk, model.manifest
         spec, latent = manifest.require_action(), manifest.latent
@@ -206,7 +213,7 @@ class Planner:
                 "which takes none of the noise that the core adds to a latent; ask for one sample"
             )
         low, high = _limits(spec, config)
-        self._search = _core.Planner(
+        search = SearchArguments(
             method=config.method,
             horizon=config.horizon,
             action_dim=spec.dim,
@@ -227,7 +234,7 @@ class Planner:
             deterministic=config.deterministic,
             temperature=config.temperature,
         )
-        self._judge = _core.Objective(
+        judged = ObjectiveArguments(
             candidates=config.candidates,
             samples=risk.samples,
             horizon=config.horizon,
@@ -248,11 +255,17 @@ class Planner:
             energy_tokens=tokens,
             energy_dim=dim,
         )
-        sizes = (config.candidates, config.horizon, risk.samples)
-        engine = model.engine(*sizes, precision=config.precision)
-        self.precision = None if engine is None else engine.precision
+        self._search = _core.Planner(**search)
+        self._judge = _core.Objective(**judged)
         self._engine: _core.EngineEvaluator | None = None
+        self._gpu = GpuSearch.choose(model, config, search, judged, latent_variable)
+        if self._gpu is not None:
+            self.precision = self._gpu.precision
+            return
+        sizes = (config.candidates, config.horizon, risk.samples)
+        engine = model.engine(*sizes, precision=cast("Precision | None", config.precision))
         if engine is not None:
+            self.precision = engine.precision
             variable = None
             if risk.samples > 1 and latent_variable is not None:
                 variable = _core.LatentVariable(latent_variable.to_arrays())
@@ -262,6 +275,11 @@ class Planner:
                 f"samples is {risk.samples}, but this bundle holds no predictor for the core, "
                 "which alone draws them; export it again or ask for one sample"
             )
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where the search runs."""
+        return "cpu" if self._gpu is None else "cuda"
 
     def plan(
         self,
@@ -294,7 +312,10 @@ class Planner:
             deadline_s -= time.perf_counter() - start
         history = np.ascontiguousarray(history, np.float32)
         past_actions = np.ascontiguousarray(past_actions, np.float32)
-        if self._engine is not None:
+        found: _core.PlanResult | _cuda.PlanResult
+        if self._gpu is not None:
+            found = self._gpu.plan(history, past_actions, goals, initial, deadline_s)
+        elif self._engine is not None:
             user = None if objective is None else _checked(objective)
             found = self._search.plan_on_engine(
                 self._engine, history, past_actions, goals, user, initial, deadline_s
@@ -326,6 +347,10 @@ class Planner:
         """Goals as (G, N, D); none for an objective."""
         latent = self.model.manifest.latent
         if objective is not None:
+            if self._gpu is not None:
+                raise InputError(
+                    "an objective in Python cannot judge on the GPU; plan with device='cpu'"
+                )
             if goal is not None:
                 raise InputError("got a goal and an objective, expected one; pass goal=None")
             if self.config.risk.trust_horizon:
@@ -349,6 +374,8 @@ class Planner:
         latent = (manifest.latent.tokens, manifest.latent.dim)
         # The engine's window may still be growing, and so may that of some graphs.
         shortest = 1 if self._engine is not None else manifest.min_history or manifest.history
+        if self._gpu is not None:
+            shortest = self._gpu.shortest_history
         steps = min(max(len(history), shortest), manifest.history)
         for name, array, expected in (
             ("history", history, (steps, *latent)),
@@ -399,7 +426,7 @@ class Planner:
 
         return evaluate
 
-    def _raise(self, found: _core.PlanResult) -> None:
+    def _raise(self, found: _core.PlanResult | _cuda.PlanResult) -> None:
         if found.status == "ok":
             return
         config, risk = self.config, self.config.risk

@@ -7,12 +7,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from jepa_edge.engine import PRECISIONS, Precision
+from jepa_edge.engine import CUDA_PRECISIONS, PRECISIONS, CudaPrecision, Precision
 from jepa_edge.errors import InputError
 
 Method = Literal["cem", "icem", "mppi"]
 RiskMeasure = Literal["mean", "mean_plus_std", "cvar"]
 Returned = Literal["mean", "best"]
+PlanDevice = Literal["cpu", "cuda", "auto"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,10 @@ class PlannerConfig:
     its CEM and MPPI do not). held: which of a block's numbers are not searched but stay at the mean
     training action, e.g. (3, 4, 5), the angles of V-JEPA 2-AC. returned: the plan is the last
     distribution's mean, as upstream, or the best candidate evaluated. precision: of the rollout
-    engine; None for the fastest one that met the bundle's accuracy budget.
+    engine; None for the fastest one that met the bundle's accuracy budget. device: "cuda" rolls out
+    and searches on the GPU (jepa_edge.cuda), with the same random numbers, and has the precisions
+    float16 and float8 beside the CPU's; None is float16 there where that reproduces the golden
+    outputs. "auto" takes the GPU where one is there and able, and logs why it does not.
 
     momentum: of CEM and iCEM, weight of the old mean and standard deviation; None for 0 in CEM and
     0.1 in iCEM. V-JEPA 2-AC's CEM has 0.15.
@@ -104,13 +108,16 @@ class PlannerConfig:
     population_decay: float = 1.0
     deterministic: bool = True
     temperature: float = 0.5
-    precision: Precision | None = None
+    precision: Precision | CudaPrecision | None = None
+    device: PlanDevice = "cpu"
     risk: RiskConfig = field(default_factory=RiskConfig)
 
     def __post_init__(self) -> None:
         one_of("method", self.method, get_args(Method))
+        one_of("device", self.device, get_args(PlanDevice))
         if self.precision is not None:
-            one_of("precision", self.precision, PRECISIONS)
+            on_gpu = self.device == "cuda"
+            one_of("precision", self.precision, CUDA_PRECISIONS if on_gpu else PRECISIONS)
         one_of("returned", self.returned, get_args(Returned))
         if not 1 <= self.goal_steps <= self.horizon:
             raise InputError(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_edge import _core
-from jepa_edge.backends import Backend, Graph
+from jepa_edge.backends import Backend, Graph, Provider
 from jepa_edge.bundle import Bundle
 from jepa_edge.chunks import rows_per_chunk
 from jepa_edge.engine import PRECISIONS, Precision, RolloutEngine, fastest_precisions
@@ -28,6 +28,7 @@ from jepa_edge.rollout import roll
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+CPU_BACKEND = "onnxruntime-cpu"
 _ENCODE_BATCH = 64
 _ENGINE_PRECISION: dict[str, Precision] = {"fp32": "float32", "int8": "int8"}
 # The golden replay may fall this far below the ratio measured at export (other CPU, other kernels).
@@ -37,7 +38,7 @@ _SQNR_CEILING_DB = 70.0
 # A graph that takes so long is not timed again.
 _SLOW_MS = 500.0
 # Stands for equality in what is told.
-_SQNR_EXACT_DB = 200.0
+SQNR_EXACT_DB = 200.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +64,7 @@ class WorldModel:
 
     def __init__(self, bundle: Bundle, variant: str, backend: Backend) -> None:
         """Raises BundleError when the bundle lacks the variant or the runtime refuses it."""
-        if variant not in bundle.manifest.variants:
-            raise BundleError(
-                f"{bundle.path} has no variant {variant!r}, it has "
-                f"{', '.join(bundle.manifest.variants)}; export with --precision {variant}"
-            )
+        _check_variant(bundle, variant)
         spec = bundle.manifest.variants[variant]
         self.bundle = bundle
         self.variant = variant
@@ -75,6 +72,9 @@ class WorldModel:
         self.threads = backend.threads
         self.runtime = backend.runtime
         self.device_class = backend.device_class
+        # Set by `load`: what a command line must add to choose the same, and why this was chosen.
+        self.options = ""
+        self.reason = "as asked"
         self._predictors: dict[Precision, _core.Predictor] = {}
         self._own_engine: RolloutEngine | None = None
         self._own_engine_known = False
@@ -105,6 +105,11 @@ class WorldModel:
         return self.bundle.manifest
 
     @property
+    def predictor_graph(self) -> Graph | None:
+        """The loaded predictor, None in a model that takes no actions."""
+        return self._predictor
+
+    @property
     def takes_actions(self) -> bool:
         """Whether the model predicts what an action does; else it only encodes."""
         return self.manifest.action is not None
@@ -124,17 +129,26 @@ class WorldModel:
         *,
         threads: int = 1,
         calibrated_only: bool = False,
+        provider: Provider = "auto",
+        engines: Path | None = None,
+        device: int = 0,
     ) -> WorldModel:
         """Open a bundle and load a variant that passes its golden replay.
 
         variant: a name from the manifest, or "auto" for the fastest one on this machine that
-        passes. calibrated_only: "auto" considers only variants that have a calibration.
-        Raises BundleError when the bundle is damaged or nothing passes.
+        passes. calibrated_only: "auto" considers only variants that have a calibration. provider:
+        what computes; "auto" takes an engine of `jepa-edge build` that fits this machine and
+        passes, else ONNX Runtime on the CPU. engines: folder of those engines, None for the one
+        beside the bundle. device: number of the GPU.
+        Raises BundleError when the bundle is damaged, nothing passes, or no engine fits and the
+        provider is "tensorrt"; MissingDependencyError where a provider was asked for by name and is
+        not installed here.
         """
-        from jepa_edge.backends.onnxruntime import OnnxRuntimeBackend
+        from jepa_edge.backends.choice import BackendChoice
+        from jepa_edge.loading import fastest
 
+        choice = BackendChoice(provider=provider, engines=engines, device=device, threads=threads)
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
-        backend = OnnxRuntimeBackend(threads)
         names = [variant]
         if variant == AUTO:
             names = [
@@ -147,31 +161,20 @@ class WorldModel:
                     f"{bundle.path} has no calibrated variant; "
                     "run `jepa-edge calibrate` on it first"
                 )
+        else:
+            _check_variant(bundle, variant)
         golden = Golden.read(bundle)
         replays: list[GoldenReplay] = []
-        best: tuple[float, WorldModel, GoldenReplay] | None = None
-        for name in names:  # one at a time, beside the best so far: a model may take gigabytes
-            model = cls(bundle, name, backend)
-            replay = model.replay_golden(golden)
-            replays.append(replay)
-            time_ms = sum(replay.time_ms.values())
-            if replay.passed and (best is None or time_ms < best[0]):
-                best = (time_ms, model, replay)
-        if best is None:
-            told = ", ".join(replay.told() for replay in replays)
-            raise BundleError(
-                f"{bundle.path}: no variant reproduces the golden outputs here: {told}; "
-                "export again on this kind of machine"
-            )
-        _, model, chosen = best
-        logger.info(
-            "variant %s on %s: %s, golden outputs pass (%s)",
-            chosen.variant,
-            backend.name,
-            ", ".join(f"{name} {time_ms:.2f} ms" for name, time_ms in chosen.time_ms.items()),
-            "fastest of " + ", ".join(names) if len(names) > 1 else "as asked",
+        for stage in choice.stages(bundle, names):
+            model = fastest(bundle, stage, golden, replays)
+            if model is not None:
+                model.options = choice.options
+                return model
+        told = ", ".join(replay.told() for replay in replays)
+        raise BundleError(
+            f"{bundle.path}: no variant reproduces the golden outputs here: {told}; "
+            "export again on this kind of machine"
         )
-        return model
 
     def encode(
         self, frames: NDArray[np.uint8], states: NDArray[np.float32] | None = None
@@ -314,9 +317,10 @@ class WorldModel:
         """Return the rollout engine in the variant's own precision, None where there is none.
 
         There is none in a bundle without an engine, where that precision missed the budget or does
-        not reproduce the golden outputs here (a warning says so), and for fp16.
+        not reproduce the golden outputs here (a warning says so), for fp16, and where the graphs
+        run on a GPU: they predict there too.
         """
-        if not self._own_engine_known:
+        if not self._own_engine_known and self.backend == CPU_BACKEND:
             self._own_engine_known = True
             offered = self.manifest.engine.precisions if self.manifest.engine is not None else {}
             precision = _ENGINE_PRECISION.get(self.variant)
@@ -361,7 +365,7 @@ class WorldModel:
                     self.bundle.file(spec.file), precision=name, threads=self.threads
                 )
                 measured = self._replay_engine(engine)
-                if measured < _required_db(spec.precisions[name].sqnr_db):
+                if measured < required_db(spec.precisions[name].sqnr_db):
                     told = f"{measured:.1f} dB, {spec.precisions[name].sqnr_db:.1f} at export"
                     if precision is None:
                         logger.warning("engine in %s does not pass here: %s", name, told)
@@ -418,14 +422,22 @@ class WorldModel:
             )
         return calls
 
+    def golden_outputs(
+        self, golden: Golden
+    ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """What each graph must give for the golden inputs, and what it gives here, by its name."""
+        calls = self._golden_calls(golden)
+        names = self.manifest.variants[self.variant].graphs
+        return {name: (calls[name][0], calls[name][1](slice(None))) for name in names}
+
     def replay_golden(self, golden: Golden, repeats: int = 5) -> GoldenReplay:
         """Run the bundle's golden inputs and compare with the reference outputs."""
         calls = self._golden_calls(golden)
         measured, times_ms, passed = {}, {}, True
         for name, graph in self.manifest.variants[self.variant].graphs.items():
             expected, call = calls[name]
-            measured[name] = min(sqnr_db(expected, call(slice(None))), _SQNR_EXACT_DB)
-            passed &= measured[name] >= _required_db(graph.sqnr_db)
+            measured[name] = min(sqnr_db(expected, call(slice(None))), SQNR_EXACT_DB)
+            passed &= measured[name] >= required_db(graph.sqnr_db)
             spent = []
             for _ in range(repeats):
                 start = time.perf_counter()
@@ -440,7 +452,8 @@ class WorldModel:
 _Call = Callable[[slice], NDArray[np.float32]]
 
 
-def _required_db(exported: float) -> float:
+def required_db(exported: float) -> float:
+    """Return how near to the reference a graph must come, whose export measured so many dB."""
     return min(exported, _SQNR_CEILING_DB) - _SQNR_MARGIN_DB
 
 
@@ -460,6 +473,14 @@ def encode_frames(
         some = None if states is None else states[rows]
         parts.append(model.encode(np.ascontiguousarray(frames[rows]), some))
     return np.concatenate(parts)
+
+
+def _check_variant(bundle: Bundle, variant: str) -> None:
+    if variant not in bundle.manifest.variants:
+        raise BundleError(
+            f"{bundle.path} has no variant {variant!r}, it has "
+            f"{', '.join(bundle.manifest.variants)}; export with --precision {variant}"
+        )
 
 
 def _load(bundle: Bundle, file: str, backend: Backend, inputs: set[str]) -> Graph:

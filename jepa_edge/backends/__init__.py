@@ -5,10 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+Provider = Literal["auto", "cpu", "cuda", "tensorrt-ep", "tensorrt"]
+"""auto: an engine of `jepa-edge build` where one fits, else cpu. cpu, cuda, tensorrt-ep: ONNX
+Runtime with that execution provider. tensorrt: such an engine, or an error."""
+PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 
 
 class Graph(Protocol):

@@ -24,6 +24,7 @@ _VERBS = (
     "calibrate",
     "evaluate",
     "selftest",
+    "build",
     "keygen",
     "sign",
     "verify",
@@ -46,6 +47,7 @@ From a checkpoint to flags:
 
 \b
 On the robot, with ROS 2 or without it:
+  jepa-edge build pusht.jepa
   jepa-edge serve pusht.jepa --image-topic /camera/image_raw --with safety_gate
   jepa-edge replay incident.bag --bundle pusht.jepa
   jepa-edge serial monitor /dev/ttyUSB0

@@ -8,13 +8,22 @@ from typing import Any
 
 import click
 
+from jepa_edge.backends import Provider
 from jepa_edge.cli.bag_options import (
     bag_options,
     read_bag_options,
     refuse_for_recording,
     tell_left_out,
 )
-from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, needs_extra, print_json, progress_bars
+from jepa_edge.cli.common import (
+    BUNDLE,
+    JSON_OPTION,
+    SEED,
+    needs_extra,
+    print_json,
+    progress_bars,
+    provider_options,
+)
 
 _EPILOG = """\b
 Examples:
@@ -51,6 +60,7 @@ Exit codes: 0 done; 2 bad input, or too few episodes for alpha; the bundle is un
     show_default=True,
     help="Variant to calibrate; auto takes the fastest here, all takes every one.",
 )
+@provider_options
 @click.option("--horizon", default=5, show_default=True, help="Steps ahead to calibrate.")
 @click.option(
     "--conformal", default=0, help="Episodes that set thresholds; 0 takes 35 % or what alpha needs."
@@ -77,6 +87,8 @@ def command(
     data: Path,
     alpha: float,
     variant: str,
+    provider: Provider,
+    engines: Path | None,
     horizon: int,
     conformal: int,
     groups: int,
@@ -101,6 +113,8 @@ def command(
     options = CalibrateOptions(
         alpha=alpha,
         variant=variant,
+        provider=provider,
+        engines=engines,
         horizon=horizon,
         conformal=conformal,
         groups=groups,

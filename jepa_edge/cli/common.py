@@ -6,13 +6,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from jepa_edge.backends import PROVIDERS
 from jepa_edge.cli import stop
 from jepa_edge.errors import InputError, MissingDependencyError
 from jepa_edge.json_text import json_bytes
@@ -21,6 +22,28 @@ from jepa_edge.progress import Progress, silent
 BUNDLE = click.Path(path_type=Path)
 SEED = click.IntRange(min=0)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def provider_options(command: _Command) -> _Command:
+    """Add --provider and --engines, which `WorldModel.load` takes by these names."""
+    engines = click.option(
+        "--engines",
+        type=BUNDLE,
+        metavar="DIR",
+        help="Where `jepa-edge build --out` wrote engines.  [default: NAME.engines beside "
+        "NAME.jepa]",
+    )
+    provider = click.option(
+        "--provider",
+        type=click.Choice(PROVIDERS),
+        default="auto",
+        show_default=True,
+        help="What computes. auto: a TensorRT engine of `jepa-edge build` that fits this machine, "
+        "else cpu; cpu, cuda, tensorrt-ep: ONNX Runtime; tensorrt: such an engine, or an error.",
+    )
+    return provider(engines(command))
 
 
 @contextlib.contextmanager

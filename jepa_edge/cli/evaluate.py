@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jepa_edge.backends import Provider
 from jepa_edge.cli.bag_options import (
     bag_options,
     read_bag_options,
     refuse_for_recording,
     tell_left_out,
 )
-from jepa_edge.cli.common import BUNDLE, JSON_OPTION, SEED, needs_extra, print_json, progress_bars
+from jepa_edge.cli.common import (
+    BUNDLE,
+    JSON_OPTION,
+    SEED,
+    needs_extra,
+    print_json,
+    progress_bars,
+    provider_options,
+)
 
 if TYPE_CHECKING:
     from jepa_edge.calibration.evaluation import EvaluationReport
@@ -52,6 +61,7 @@ Exit codes: 0 done, whatever was found; 2 bad input, or a bundle without calibra
 )
 @click.option("--faults", multiple=True, required=True, metavar="LIST", help="See below.")
 @click.option("--variant", default="auto", show_default=True, help="Calibrated variant; auto.")
+@provider_options
 @click.option(
     "--onset",
     type=click.IntRange(min=0),
@@ -79,6 +89,8 @@ def command(
     nominal: Path,
     faults: tuple[str, ...],
     variant: str,
+    provider: Provider,
+    engines: Path | None,
     onset: int | None,
     fault_episodes: int,
     baselines: bool,
@@ -115,7 +127,9 @@ def command(
         bag=read_bag_options(**bag),
         command=shlex.join(["jepa-edge", *sys.argv[1:]]),
     )
-    model = WorldModel.load(bundle, variant, calibrated_only=True)
+    model = WorldModel.load(
+        bundle, variant, calibrated_only=True, provider=provider, engines=engines
+    )
     monitor = Monitor.load(model)
     horizon = max(monitor.calibration.horizon, LONG)
     with progress_bars() as progress:

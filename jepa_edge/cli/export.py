@@ -37,7 +37,8 @@ Exit codes: 0 done; 2 bad input or a budget that cannot be met, the old bundle i
     "--precision",
     metavar="LIST",
     help="Comma-separated: fp32 (always included), fp16, int8; int8w and int4w store weights in 8 "
-    "and 4 bits and compute in float.  [default: fp32,int8, or fp32 without --calibration-data]",
+    "and 4 bits and compute in float; for TensorRT int8_fp16, and through NVIDIA Model-Optimizer "
+    "fp8, int4, nvfp4.  [default: fp32,int8, or fp32 without --calibration-data]",
 )
 @click.option(
     "--calibration-data",
@@ -53,10 +54,27 @@ Exit codes: 0 done; 2 bad input or a budget that cannot be met, the old bundle i
     "--no-fp32", is_flag=True, help="Leave fp32 out of the bundle: for models of gigabytes."
 )
 @click.option(
+    "--gpu-predictor",
+    is_flag=True,
+    help="Store V-JEPA 2-AC's predictor for planning on a GPU without TensorRT too: 1.2 GB.",
+)
+@click.option(
     "--max-latent-error",
     default=0.1,
     show_default=True,
     help="Budget of every variant: RMS latent error over RMS latent spread; 0.1 is 20 dB.",
+)
+@click.option(
+    "--max-rollout-error",
+    type=float,
+    help="Budget of every variant after each of up to 5 steps.  [default: 3 times "
+    "--max-latent-error]",
+)
+@click.option(
+    "--min-rank-correlation",
+    type=float,
+    help="Least rank correlation of planner costs with torch's.  [default: 0.857 for a "
+    "--max-latent-error of 0.1, from its rollout error]",
 )
 @click.option(
     "--calibration-frames", default=256, show_default=True, help="Frames that set the int8 scales."
@@ -79,7 +97,10 @@ def command(
     calibration_data: Path | None,
     family: str | None,
     no_fp32: bool,
+    gpu_predictor: bool,
     max_latent_error: float,
+    max_rollout_error: float | None,
+    min_rank_correlation: float | None,
     calibration_frames: int,
     spec: Path | None,
     seed: int,
@@ -97,7 +118,10 @@ def command(
         calibration_data=calibration_data,
         family=family,
         keep_fp32=not no_fp32,
+        gpu_predictor=gpu_predictor,
         max_latent_error=max_latent_error,
+        max_rollout_error=max_rollout_error,
+        min_rank_correlation=min_rank_correlation,
         calibration_frames=calibration_frames,
         spec=spec,
         seed=seed,
@@ -112,9 +136,9 @@ def command(
     for variant in report.variants:
         for part in variant.graphs:
             click.echo(
-                f"  {variant.precision:<6}{part.part:<15} {part.size_bytes / 1e6:7.2f} MB  "
-                f"{part.latency_ms:7.2f} ms  SQNR {part.sqnr_db:6.1f} dB  "
-                f"centered cosine {part.centered_cosine:.5f}"
+                f"  {variant.precision:<10}{part.part:<15} {part.size_bytes / 1e6:7.2f} MB  "
+                f"{'simulated ' if part.latency_ms is None else f'{part.latency_ms:7.2f} ms'}  "
+                f"SQNR {part.sqnr_db:6.1f} dB  centered cosine {part.centered_cosine:.5f}"
             )
     for engine in report.engine:
         click.echo(

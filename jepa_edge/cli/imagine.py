@@ -10,6 +10,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.backends import Provider
 from jepa_edge.cli.common import (
     BUNDLE,
     JSON_OPTION,
@@ -17,6 +18,7 @@ from jepa_edge.cli.common import (
     needs_extra,
     print_json,
     progress_bars,
+    provider_options,
     refuse_options,
 )
 from jepa_edge.errors import InputError, printable
@@ -98,6 +100,7 @@ class _Moment:
 @click.option("--extent", default=0.05, show_default=True, help="Grid: -extent to extent, raw.")
 @click.option("--steps", default=5, show_default=True, help="Grid: values per axis.")
 @click.option("--variant", default=AUTO, show_default=True, help="Precision to run.")
+@provider_options
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sampled futures.")
 @click.option("--out", type=BUNDLE, metavar="PAGE.html", help="Write the page with its drawings.")
 @JSON_OPTION
@@ -118,6 +121,8 @@ def command(
     extent: float,
     steps: int,
     variant: str,
+    provider: Provider,
+    engines: Path | None,
     seed: int,
     out: Path | None,
     as_json: bool,
@@ -127,7 +132,7 @@ def command(
         "imagine with --landscape" if landscape else "imagine without --landscape",
         _FUTURES_ONLY if landscape else _LANDSCAPE_ONLY,
     )
-    model = WorldModel.load(bundle, variant)
+    model = WorldModel.load(bundle, variant, provider=provider, engines=engines)
     action = model.manifest.require_action()
     moment = _moment(model, source, episode, frame, state, fit, goal)
     pictures = _pictures(model, moment)

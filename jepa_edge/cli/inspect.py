@@ -32,8 +32,14 @@ Exit codes: 0 whole; 2 damaged, or not a bundle: the line on stderr says which f
 @click.option(
     "--replay", is_flag=True, help="Also replay the golden inputs of every variant on this machine."
 )
+@click.option(
+    "--engines",
+    type=BUNDLE,
+    metavar="DIR",
+    help="Where `jepa-edge build --out` wrote engines.  [default: NAME.engines beside NAME.jepa]",
+)
 @JSON_OPTION
-def command(bundle: Path, replay: bool, as_json: bool) -> None:
+def command(bundle: Path, replay: bool, engines: Path | None, as_json: bool) -> None:
     """Verify the hashes of BUNDLE and show its model, variants and calibrations."""
     from jepa_edge.backends.onnxruntime import OnnxRuntimeBackend
     from jepa_edge.bundle import Bundle
@@ -46,10 +52,11 @@ def command(bundle: Path, replay: bool, as_json: bool) -> None:
     replays = {}
     if replay:
         backend, golden = OnnxRuntimeBackend(), Golden.read(opened)
-        for name in manifest.variants:
+        for name in [n for n, spec in manifest.variants.items() if not spec.needs_tensorrt]:
             replays[name] = WorldModel(opened, name, backend).replay_golden(golden)
     if as_json:
-        print_json({"manifest": manifest, "replay": replays})
+        found = list(_engines(opened, engines))
+        print_json({"manifest": manifest, "replay": replays, "engines": found})
         return
     # A foreign bundle's text must not reach the terminal raw.
     title = printable(f"{bundle}: {manifest.family}")
@@ -60,6 +67,8 @@ def command(bundle: Path, replay: bool, as_json: bool) -> None:
         calibrated = calibration_name(name) in manifest.files
         size_mb = sum(graph.size_bytes for graph in variant.graphs.values()) / 1e6
         line = f"  {name:<12} {size_mb:.2f} MB, {'' if calibrated else 'not '}calibrated"
+        if variant.needs_tensorrt:
+            line += ", for TensorRT only"
         if name in replays:
             done = replays[name]
             told = ", ".join(
@@ -68,8 +77,39 @@ def command(bundle: Path, replay: bool, as_json: bool) -> None:
             )
             line += f", golden {'pass' if done.passed else 'FAIL'}: {told}"
         click.echo(line)
+    for told in _engines(opened, engines):
+        click.echo(f"  {'engine':<12} {printable(told)}")
     made = manifest.provenance
     click.echo(f"  {'made by':<12} {made.command!r} ({made.created_utc!r})")
+
+
+def _engines(bundle: Bundle, root: Path | None) -> Iterator[str]:
+    """What lies beside the bundle for TensorRT, a line per engine, and whether it runs here."""
+    from jepa_edge.backends.choice import machine_here
+    from jepa_edge.errors import BundleError, JepaEdgeError
+    from jepa_edge.trt.store import RECORD_NAME, EngineStore, read_record, stale
+
+    store = EngineStore(bundle, root)
+    records = sorted(store.root.glob(f"*/*/{RECORD_NAME}"))
+    if not records:
+        return
+    machine, nowhere = None, ""
+    try:
+        machine = machine_here()
+    except JepaEdgeError as error:
+        nowhere = str(error)
+    for path in records:
+        where = path.parent.relative_to(store.root)
+        try:
+            record = read_record(path)
+        except BundleError as error:
+            yield f"{where}: {error}"
+            continue
+        against = stale(record, bundle.manifest, path.parent.name)
+        against += [nowhere] if machine is None else record.key.differences(machine)
+        size_mb = sum(plan.bytes for plan in record.plans.values()) / 1e6
+        told = "; ".join(against) if against else "runs here"
+        yield f"{where}: {record.precision}, {size_mb:.2f} MB; {told}"
 
 
 def _parts(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -15,9 +15,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 import msgspec
 
+from jepa_edge.backends import Provider
 from jepa_edge.cli import stop
 from jepa_edge.cli.bag_options import bag_options, fields_of, read_bag_options
-from jepa_edge.cli.common import BUNDLE, JSON_OPTION, needs_extra, print_json, refuse_options
+from jepa_edge.cli.common import (
+    BUNDLE,
+    JSON_OPTION,
+    needs_extra,
+    print_json,
+    provider_options,
+    refuse_options,
+)
 from jepa_edge.cli.replay_report import print_report, tell_identity
 from jepa_edge.errors import CalibrationError, InputError, printable
 
@@ -80,6 +88,7 @@ every flag could be compared in full; 2 bad input.
 @click.option(
     "--variant", help="Variant to run.  [default: the recorded one, else the fastest here]"
 )
+@provider_options
 @click.option(
     "--param",
     "params",
@@ -113,6 +122,8 @@ def command(
     bag: Path,
     bundle: Path,
     variant: str | None,
+    provider: Provider,
+    engines: Path | None,
     params: tuple[str, ...],
     params_file: Path | None,
     require_signature: Path | None,
@@ -191,6 +202,8 @@ def command(
         or str(settings.values["variant"]),
         threads=int(settings.values["threads"]),
         calibrated_only=judged,
+        provider=provider,
+        engines=engines,
     )
     monitor: Monitor | None = None
     if judged and (recorded is None or out is not None):

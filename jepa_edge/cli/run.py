@@ -14,10 +14,11 @@ from typing import Any
 
 import click
 
+from jepa_edge.backends import Provider
 from jepa_edge.change_gate import KEEPALIVE_S
 from jepa_edge.cli import stop
 from jepa_edge.cli.bag_options import BAG_OPTIONS, bag_options, read_bag_options
-from jepa_edge.cli.common import BUNDLE, SEED, refuse_options
+from jepa_edge.cli.common import BUNDLE, SEED, provider_options, refuse_options
 from jepa_edge.errors import CalibrationError, InputError
 
 _EPILOG = """\b
@@ -46,6 +47,7 @@ Exit codes: 0 the source ended; 2 bad input, one line on stderr.
 @click.option(
     "--variant", default="auto", show_default=True, help="Variant to run; auto takes the fastest."
 )
+@provider_options
 @click.option(
     "--rate",
     type=click.FloatRange(min=0.0, max=1e4),
@@ -128,6 +130,8 @@ def command(
     bundle: Path,
     source: str,
     variant: str,
+    provider: Provider,
+    engines: Path | None,
     rate: float | None,
     require_signature: Path | None,
     state: Path | None,
@@ -189,7 +193,9 @@ def command(
         refuse_options("a run without --on-change", ("keepalive",))
     trusted = None if require_signature is None else load_public_key(require_signature)
     opened = Bundle.open(bundle, trusted_key=trusted)
-    model = WorldModel.load(opened, variant, calibrated_only=not uncalibrated)
+    model = WorldModel.load(
+        opened, variant, calibrated_only=not uncalibrated, provider=provider, engines=engines
+    )
     try:
         monitor = None if uncalibrated else Monitor.load(model, state=state)
     except CalibrationError as error:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from jepa_edge.cli.common import BUNDLE, JSON_OPTION, print_json, progress_bars
+from jepa_edge.backends import Provider
+from jepa_edge.cli.common import (
+    BUNDLE,
+    JSON_OPTION,
+    print_json,
+    progress_bars,
+    provider_options,
+)
 from jepa_edge.errors import CalibrationError
 
 _EPILOG = """\b
@@ -29,6 +36,7 @@ passed, every flag says UNKNOWN, not_armed. Exit codes: 0 passed and remembered;
     help="Variant to test; pass the one that the robot runs. auto takes the one that "
     "`jepa-edge run` would here.",
 )
+@provider_options
 @click.option(
     "--state",
     type=click.Path(path_type=Path),
@@ -45,6 +53,8 @@ passed, every flag says UNKNOWN, not_armed. Exit codes: 0 passed and remembered;
 def command(
     bundle: Path,
     variant: str,
+    provider: Provider,
+    engines: Path | None,
     state: Path | None,
     require_signature: Path | None,
     as_json: bool,
@@ -61,7 +71,13 @@ def command(
     from jepa_edge.world_model import WorldModel
 
     trusted = None if require_signature is None else load_public_key(require_signature)
-    model = WorldModel.load(Bundle.open(bundle, trusted_key=trusted), variant, calibrated_only=True)
+    model = WorldModel.load(
+        Bundle.open(bundle, trusted_key=trusted),
+        variant,
+        calibrated_only=True,
+        provider=provider,
+        engines=engines,
+    )
     with progress_bars() as progress:
         report = run_selftest(Monitor.load(model, state=state), state=state, progress=progress)
     if as_json:

@@ -23,6 +23,7 @@ _POLL_S = 0.1
 _EPILOG = """\b
 Examples:
   jepa-edge serve pusht.jepa --image-topic /camera/image_raw
+  jepa-edge serve pusht.jepa --param provider=tensorrt --param engines=/opt/engines
   jepa-edge serve pusht.jepa --image-topic /camera/image_raw --with safety_gate \\
       --remap cmd_in:=/cmd_vel_raw --remap cmd_out:=/cmd_vel
   jepa-edge serve --only serial_bridge --param port=/dev/ttyACM0

@@ -19,11 +19,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_edge.backends import Provider
 from jepa_edge.chunks import rows_per_chunk
 from jepa_edge.errors import InputError, JepaEdgeError
 from jepa_edge.flags import Level
@@ -81,6 +83,8 @@ class PlannerNode:
             cast(str, values["variant"]),
             threads=cast(int, values["threads"]),
             calibrated_only=calibrated,
+            provider=cast(Provider, values["provider"]),
+            engines=Path(cast(str, values["engines"])) if values["engines"] else None,
         )
         self._planner = make_planner(self._model, values)
         self._model.own_engine()  # loaded now, not with the first request

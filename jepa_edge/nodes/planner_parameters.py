@@ -9,7 +9,8 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.engine import PRECISIONS
+from jepa_edge.backends import PROVIDERS
+from jepa_edge.engine import CUDA_PRECISIONS, PRECISIONS
 from jepa_edge.errors import InputError
 from jepa_edge.image_fit import FITS, MODEL_FIT
 from jepa_edge.latent_variable import LatentVariable
@@ -17,7 +18,14 @@ from jepa_edge.monitor import Monitor
 from jepa_edge.nodes.parameters import Parameter, Value
 from jepa_edge.nodes.qos import PROFILES
 from jepa_edge.planner import Planner
-from jepa_edge.planner_config import Method, PlannerConfig, Returned, RiskConfig, RiskMeasure
+from jepa_edge.planner_config import (
+    Method,
+    PlanDevice,
+    PlannerConfig,
+    Returned,
+    RiskConfig,
+    RiskMeasure,
+)
 from jepa_edge.session_config import MAX_HORIZON
 from jepa_edge.world_model import AUTO, WorldModel
 
@@ -27,6 +35,19 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="bundle", default="", description="Path of the bundle, NAME.jepa."),
     Parameter(
         name="variant", default=AUTO, description="Variant of the bundle, auto: the fastest."
+    ),
+    Parameter(
+        name="provider",
+        default="auto",
+        choices=PROVIDERS,
+        description="What computes: auto takes a TensorRT engine of `jepa-edge build` that fits "
+        "this machine, else cpu; cpu, cuda and tensorrt-ep are ONNX Runtime's; tensorrt is such an "
+        "engine, or an error.",
+    ),
+    Parameter(
+        name="engines",
+        default="",
+        description="Folder of those engines; empty for NAME.engines beside the bundle.",
     ),
     Parameter(name="threads", default=1, description="Threads of the model.", low=1, high=256),
     Parameter(
@@ -114,8 +135,16 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         name="precision",
         default="",
-        description="Of the rollout engine; empty: the fastest that is accurate enough.",
-        choices=("", *PRECISIONS),
+        description="Of the rollout engine; empty: the fastest that is accurate enough. float16 "
+        "and float8 are the GPU's.",
+        choices=("", *PRECISIONS, *(name for name in CUDA_PRECISIONS if name not in PRECISIONS)),
+    ),
+    Parameter(
+        name="device",
+        default=_PLAN.device,
+        description="Where a search runs: auto takes the GPU where the GPU core is built in and a "
+        "GPU is able, else the CPU.",
+        choices=get_args(PlanDevice),
     ),
     Parameter(
         name="risk_samples",
@@ -247,6 +276,7 @@ def planner_config(values: Mapping[str, Value]) -> PlannerConfig:
     settings: dict[str, Any] = {
         **plan,
         "precision": values["precision"] or None,
+        "device": values["device"],
         "held": _held(cast(tuple[float, ...], values["held"])),
         "momentum": momentum if momentum >= 0.0 else None,
     }

@@ -382,6 +382,8 @@ def _load(settings: Settings) -> tuple[WorldModel, Monitor | None, str]:
         str(values["variant"]),
         threads=int(values["threads"]),
         calibrated_only=not values["uncalibrated"],
+        provider=values["provider"],
+        engines=Path(values["engines"]) if values["engines"] else None,
     )
     monitor = None
     if not values["uncalibrated"]:

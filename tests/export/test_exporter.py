@@ -491,7 +491,9 @@ def test_bad_paths_are_refused_before_the_work(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"precisions": ("int4",)}, "precision is 'int4', expected some of fp32, fp16, int8"),
+        ({"precisions": ("int3",)}, "precision is 'int3', expected some of fp32, fp16, int8"),
+        ({"max_rollout_error": 0.0}, "max_rollout_error is 0.0, expected a positive"),
+        ({"min_rank_correlation": 1.5}, "min_rank_correlation is 1.5, expected a number between"),
         ({"max_latent_error": 0.0}, "between 0 and 1"),
         ({"max_latent_error": float("nan")}, "between 0 and 1"),
         ({"calibration_frames": 0}, "calibration_frames is 0, expected 8 or more"),

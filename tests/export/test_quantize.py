@@ -26,7 +26,7 @@ from jepa_edge.export.onnx_graph import (
     run_model,
 )
 from jepa_edge.export.profile import check_profile, profile_violations, realized_precisions
-from jepa_edge.export.quantize import Quantizer, quantize, to_fp16
+from jepa_edge.export.quantize import Quantizer, quantize, to_fp16, to_int8_fp16
 
 Feeds = dict[str, dict[str, NDArray[np.generic]]]
 
@@ -316,3 +316,43 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 def test_the_profile_refuses(broken: dict[str, Any], message: str) -> None:
     problems = profile_violations(_layer(**broken))
     assert any(re.search(message, problem) for problem in problems), problems
+
+
+@pytest.mark.parametrize("part", ["encoder", "predictor"])
+def test_int8_fp16_keeps_the_int8_layers_and_halves_the_rest(
+    quantized: Callable[[Quantizer, str], Any], feeds: Feeds, part: str
+) -> None:
+    int8 = quantized(Quantizer.ONNXRUNTIME, part)
+    mixed = to_int8_fp16(int8)
+    assert realized_precisions(mixed) == realized_precisions(int8)
+    assert profile_violations(mixed) == []
+    kinds = {t.name: t.data_type for t in mixed.graph.initializer}
+    scales = {
+        kinds[node.input[1]]
+        for node in mixed.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    }
+    assert scales == {TensorProto.FLOAT16}
+    expected, actual = _outputs(int8, feeds[part]), _outputs(mixed, feeds[part])
+    assert _relative_error(expected, actual) < 0.1
+    assert not np.array_equal(expected, actual)
+
+
+def test_a_scale_that_half_cannot_hold_takes_its_layer_out_of_int8(
+    quantized: Callable[[Quantizer, str], Any], feeds: Feeds
+) -> None:
+    int8 = quantized(Quantizer.ONNXRUNTIME, "predictor")
+    before = _outputs(int8, feeds["predictor"])
+    stored = {t.name: t for t in int8.graph.initializer}
+    layer = next(node for node in int8.graph.node if node.name == "blocks.0.fc1")
+    restore = next(n for n in int8.graph.node if n.output[0] == layer.input[1])
+    scale = numpy_helper.to_array(stored[restore.input[1]]).copy()
+    scale[0] = 1e-7
+    stored[restore.input[1]].CopyFrom(numpy_helper.from_array(scale, restore.input[1]))
+    expected = _outputs(int8, feeds["predictor"])
+    mixed = to_int8_fp16(int8)
+    counts = realized_precisions(mixed)
+    assert counts["fp16"] == 1
+    assert counts["int8"] == realized_precisions(int8)["int8"] - 1
+    actual = _outputs(mixed, feeds["predictor"])
+    assert _relative_error(expected, actual) < 0.1 * _relative_error(before, actual) + 0.05

@@ -61,7 +61,7 @@ def test_the_outlier_layer_alone_is_kept_in_float(outlier_net: Any) -> None:
     reference, quantized, feeds, expected = outlier_net
     found = keep_sensitive_layers(quantized, reference, feeds, expected, 0.1)
     assert [layer.layer for layer in found.layers if layer.kept_float] == [OUTLIER]
-    assert found.all_int8_error > 0.1
+    assert found.all_quantized_error > 0.1
     assert found.error < 0.1
     assert found.error == latent_error(expected, run_model(found.model, feeds))
     worst = max(found.layers, key=lambda layer: layer.error)

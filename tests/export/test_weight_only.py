@@ -148,7 +148,7 @@ def test_int8(tmp_path: Path, x: NDArray[np.float32], external: bool) -> None:
 
 @pytest.mark.parametrize("block", [32, 64])
 def test_int4(tmp_path: Path, x: NDArray[np.float32], block: int) -> None:
-    """Gemm's transposed weight stays in float; 96 inputs are one and a half blocks of 64."""
+    """Gemm's transposed weight stays in float, and so do 96 inputs, one and a half blocks of 64."""
     weights = draw()
     source = write_graph(tmp_path / "float.onnx", weights, external=True)
     target = tmp_path / "int4w.onnx"

@@ -19,6 +19,7 @@ cd "$(dirname "$0")/.."
 
 out=${GPU_OUT:-$PWD/build/gpu}
 build=$PWD/build/gpu
+bundle=${BUNDLE:-runs/demo/pusht.jepa}
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || command -v python3)}
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(build tests sanitize planning tensorrt)
@@ -132,7 +133,9 @@ tensorrt() {
   has tensorrt || { lacks tensorrt "the Python module tensorrt" "on a Jetson: apt-get install \
 python3-libnvinfer; elsewhere NVIDIA's packages for this CUDA"; return; }
   has cuda.bindings || { lacks tensorrt cuda-python "$python -m pip install cuda-python"; return; }
-  run tensorrt "$python" benchmarks/gpu_tensorrt.py --out "$build/bundle"
+  [ -d "$bundle" ] || { lacks tensorrt "the bundle $bundle" "make demo, or BUNDLE=NAME.jepa"
+    return; }
+  run tensorrt "$python" benchmarks/gpu_tensorrt.py --bundle "$bundle"
 }
 
 nvcc=${CUDACXX:-$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)}

@@ -10,7 +10,7 @@ from jepa_edge.errors import ExportError, InputError
 from jepa_edge.export.big_export import export_external
 from jepa_edge.export.families.base import GraphModule
 from jepa_edge.export.half_weights import half_weights
-from jepa_edge.export.options import Precision
+from jepa_edge.export.options import CALIBRATED, Precision
 from jepa_edge.export.weight_only import MIN_WEIGHTS, weight_only
 from jepa_edge.progress import Progress, silent
 
@@ -29,13 +29,14 @@ def write_big_variants(
     """Export every graph with external weights, and make the other precisions from the files.
 
     places: by precision, fp32 among them, and graph: where to write.
-    Raises InputError for int8, whose quantizers hold a model in memory several times over.
+    Raises InputError for int8 and what else is calibrated: those quantizers hold a model in
+    memory several times over.
     ExportError when torch or ONNX refuses.
     """
-    if Precision.INT8 in places:
+    if calibrated := [p.value for p in CALIBRATED if p in places]:
         raise InputError(
-            "int8 with measured activation ranges is not made of models of this size; take int8w, "
-            "which stores weights in int8 and needs no calibration data"
+            f"{calibrated[0]} with measured activation ranges is not made of models of this size; "
+            "take int8w, which stores weights in int8 and needs no calibration data"
         )
     floats = places[Precision.FP32]
     for done, (name, graph) in enumerate(graphs.items()):

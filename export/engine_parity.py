@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from jepa_edge.engine import PRECISIONS, Precision, RolloutEngine
 from jepa_edge.errors import ExportError
 from jepa_edge.export.data import ROLLOUT_STEPS
+from jepa_edge.export.gates import Gates
 from jepa_edge.export.parity import (
     MIN_FP32_DB,
     SQNR_CEILING_DB,
@@ -20,7 +21,7 @@ from jepa_edge.export.parity import (
     plan_costs,
     spearman,
 )
-from jepa_edge.export.sensitivity import latent_error, min_cosine
+from jepa_edge.export.sensitivity import latent_error
 from jepa_edge.metrics import centered_cosine, sqnr_db
 from jepa_edge.progress import Progress, silent
 
@@ -30,8 +31,8 @@ class EngineParity(msgspec.Struct, frozen=True, kw_only=True):
 
     sqnr_db, centered_cosine: of one prediction. rollout_error: `latent_error` after 1 to 5 steps on
     torch's latents. cost_rank_correlation: Spearman, of planner costs of candidate actions, mean
-    over starts; _worst: the lowest of any start. fits: whether the budget is met, so that the
-    bundle offers this precision.
+    over starts; _worst: the lowest of any start. missed: what of the budget is not met. fits:
+    whether all of it is, so that the bundle offers this precision.
     """
 
     precision: Precision
@@ -40,15 +41,16 @@ class EngineParity(msgspec.Struct, frozen=True, kw_only=True):
     rollout_error: tuple[float, ...]
     cost_rank_correlation: float
     cost_rank_correlation_worst: float
+    missed: tuple[str, ...] = ()
     fits: bool
 
 
 def compare_engine(
-    weights: Path, held_out: HeldOut, max_error: float, progress: Progress = silent
+    weights: Path, held_out: HeldOut, gates: Gates, progress: Progress = silent
 ) -> tuple[EngineParity, ...]:
     """Measure `predictor.safetensors` in every precision of the engine.
 
-    max_error: budget of one prediction's latent error, as for the variants.
+    gates: the budget, as for the variants.
     Raises ExportError when float32 does not compute what torch does.
     """
     predictions, rolled, plans = held_out.predictions, held_out.rollout, held_out.plans
@@ -79,18 +81,23 @@ def compare_engine(
                 f"the rollout engine does not compute what torch does: {db:.1f} dB, expected "
                 f"{MIN_FP32_DB:g} dB or more in float32; report it with the checkpoint's config"
             )
+        rollout_error = tuple(
+            latent_error(rolled[:, step], rollout[: len(rolled), step])
+            for step in range(ROLLOUT_STEPS)
+        )
+        rank = float(np.mean(ranks))
+        missed = gates.graph_failures("predictor", db, cosine)
+        missed += gates.rollout_failures(rollout_error, rank)
         results.append(
             EngineParity(
                 precision=precision,
                 sqnr_db=db,
                 centered_cosine=cosine,
-                rollout_error=tuple(
-                    latent_error(rolled[:, step], rollout[: len(rolled), step])
-                    for step in range(ROLLOUT_STEPS)
-                ),
-                cost_rank_correlation=float(np.mean(ranks)),
+                rollout_error=rollout_error,
+                cost_rank_correlation=rank,
                 cost_rank_correlation_worst=float(np.min(ranks)),
-                fits=10.0 ** (-db / 20.0) <= max_error and cosine >= min_cosine(max_error),
+                missed=tuple(missed),
+                fits=not missed,
             )
         )
     progress("comparing the rollout engine with torch", len(PRECISIONS), len(PRECISIONS))

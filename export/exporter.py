@@ -20,6 +20,7 @@ from jepa_edge.export.checkpoint import load_model, open_checkpoint
 from jepa_edge.export.data import ExportData, drawn_windows, split_recording
 from jepa_edge.export.engine_parity import EngineParity, compare_engine
 from jepa_edge.export.families.base import Checkpoint, LoadedModel, Masks
+from jepa_edge.export.gates import Gates
 from jepa_edge.export.onnx_export import external_data
 from jepa_edge.export.options import (
     DataReport,
@@ -32,7 +33,6 @@ from jepa_edge.export.page import write_export_page
 from jepa_edge.export.parity import MIN_FP32_DB, HeldOut, compare_variants, judge
 from jepa_edge.export.provenance import provenance
 from jepa_edge.export.reference import TorchReference
-from jepa_edge.export.sensitivity import min_cosine
 from jepa_edge.export.shards import weights_sha256
 from jepa_edge.export.variants import realized, tensor_specs, variant_paths, write_variants
 from jepa_edge.golden import GOLDEN_NAME, Golden
@@ -83,6 +83,12 @@ def export_bundle(
         opened = open_checkpoint(checkpoint, options.spec)
         model = load_model(opened, options.family)
         progress("loading the checkpoint", 1, 1)
+        on_gpu_alone = options.gpu_predictor and model.write_engine is None
+        if on_gpu_alone and model.write_gpu_engine is None:
+            raise ExportError(
+                f"the GPU core does not compute the predictor of family {model.family}; leave "
+                "--gpu-predictor out"
+            )
         data = _data(recording, model, options, progress)
         reference = model.reference or TorchReference(model)
         held_out = judge(
@@ -103,11 +109,18 @@ def export_bundle(
             model, data, reference, options, staging, warnings, progress
         )
         paths = {name: variant_paths(staging, parts) for name, parts in files.items()}
+        if on_gpu_alone and model.write_gpu_engine is not None:
+            model.write_gpu_engine(staging / PREDICTOR_WEIGHTS)
         # Torch has answered: let its weights go before ONNX Runtime loads its own.
         del reference
         opened = dataclasses.replace(opened, tensors={})
         model = dataclasses.replace(
-            model, graphs={}, reference=None, prepare=None, newest_tubelet_error=None
+            model,
+            graphs={},
+            reference=None,
+            prepare=None,
+            write_gpu_engine=None,
+            newest_tubelet_error=None,
         )
         gc.collect()
         parity = compare_variants(paths, held_out, progress)
@@ -116,25 +129,25 @@ def export_bundle(
                 **msgspec.structs.asdict(parity[name]),
                 precision=name,
                 realized=realized(paths[name]),
-                quantization=quantization if name == Precision.INT8.value else {},
+                quantization=quantization.get(name, {}),
             )
             for name in files
         }
-        _check_budget(reports, options.max_latent_error)
+        _check_budget(reports, options.gates)
         warnings += _measured_warnings(reports)
 
         _golden(held_out).write(_place(staging, GOLDEN_NAME))
         engine: tuple[EngineParity, ...] = ()
         if model.write_engine is not None:
             model.write_engine(staging / PREDICTOR_WEIGHTS)
-            engine = compare_engine(
-                staging / PREDICTOR_WEIGHTS, held_out, options.max_latent_error, progress
-            )
-            warnings += _engine_warnings(engine, options.max_latent_error)
+            engine = compare_engine(staging / PREDICTOR_WEIGHTS, held_out, options.gates, progress)
+            warnings += _engine_warnings(engine)
         report = ExportReport(
             bundle=str(out),
             family=model.family,
             max_latent_error=options.max_latent_error,
+            max_rollout_error=options.gates.rollout_limit,
+            min_rank_correlation=options.gates.rank_limit,
             variants=tuple(reports.values()),
             engine=engine,
             newest_tubelet_error=tubelet_error,
@@ -162,7 +175,7 @@ def export_bundle(
                 noise=model.noise,
                 masks=None if model.masks is None else _write_masks(model.masks, staging),
                 variants=variants,
-                engine=_engine_spec(engine) if engine else None,
+                engine=_engine_spec(engine, on_gpu_alone),
                 provenance=_provenance(opened, model, options),
                 files={},
             ),
@@ -225,7 +238,9 @@ def _variant_spec(
     return VariantSpec(precision=report.precision, realized=report.realized, **graphs)
 
 
-def _engine_spec(engine: tuple[EngineParity, ...]) -> EngineSpec:
+def _engine_spec(engine: tuple[EngineParity, ...], on_gpu_alone: bool) -> EngineSpec | None:
+    if not engine and not on_gpu_alone:
+        return None
     return EngineSpec(
         file=PREDICTOR_WEIGHTS,
         precisions={
@@ -237,29 +252,27 @@ def _engine_spec(engine: tuple[EngineParity, ...]) -> EngineSpec:
             for parity in engine
             if parity.fits
         },
+        processors=("cuda",) if on_gpu_alone else msgspec.UNSET,
     )
 
 
-def _check_budget(reports: dict[str, VariantReport], max_error: float) -> None:
-    """Raise ExportError where a variant misses the budget on held-out windows."""
+def _check_budget(reports: dict[str, VariantReport], gates: Gates) -> None:
+    """Raise ExportError, with the gates that failed, where a variant misses the budget."""
     for name, report in reports.items():
         for graph in report.graphs:
-            part = graph.part
-            error, cosine = 10.0 ** (-graph.sqnr_db / 20.0), graph.centered_cosine
             if name == Precision.FP32.value and graph.sqnr_db < MIN_FP32_DB:
                 raise ExportError(
-                    f"the exported {part} does not compute what torch does: "
+                    f"the exported {graph.part} does not compute what torch does: "
                     f"{graph.sqnr_db:.1f} dB, expected {MIN_FP32_DB:g} dB or more in fp32; "
                     "install the versions of the extra `export`, and report it if it stays"
                 )
-            if error > max_error or cosine < min_cosine(max_error):
-                raise ExportError(
-                    f"the {name} {part} misses the budget on held-out frames: latent error "
-                    f"{error:.3g} ({graph.sqnr_db:.1f} dB) and centered cosine {cosine:.4f}, "
-                    f"expected at most {max_error:g} and at least {min_cosine(max_error):.4f}; "
-                    "record more varied calibration data, raise --max-latent-error, or leave "
-                    f"{name} out of --precision"
-                )
+        if failures := gates.failures(report):
+            raise ExportError(
+                f"the variant {name} misses the budget on held-out frames: {'; '.join(failures)}; "
+                "record more varied calibration data, raise --max-latent-error (the limits of "
+                f"rollouts and costs follow it, or have their own options), or leave {name} out of "
+                "--precision"
+            )
 
 
 def _foreseen_warnings(out: Path, model: LoadedModel, data: ExportData, judged: int) -> list[str]:
@@ -294,8 +307,16 @@ def _measured_warnings(reports: dict[str, VariantReport]) -> list[str]:
     for name, report in reports.items():
         if name == Precision.FP32.value:
             continue
+        if report.simulated:
+            warnings.append(
+                f"{name} is for TensorRT: ONNX Runtime's CPU does not run it, so that its accuracy "
+                f"is simulated ({report.simulated}) and its speed unknown until `jepa-edge build`"
+            )
         for graph in report.graphs:
-            ratios = {1: graph.latency_ratio, 64: graph.latency_batch64_ratio}
+            ratios: dict[int, float | None] = {
+                1: graph.latency_ratio,
+                64: graph.latency_batch64_ratio,
+            }
             slower = [f"{r:.2f} x at batch {batch}" for batch, r in ratios.items() if r and r > 1.0]
             if slower:
                 warnings.append(
@@ -305,12 +326,10 @@ def _measured_warnings(reports: dict[str, VariantReport]) -> list[str]:
     return warnings
 
 
-def _engine_warnings(engine: tuple[EngineParity, ...], max_error: float) -> list[str]:
+def _engine_warnings(engine: tuple[EngineParity, ...]) -> list[str]:
     return [
-        f"the rollout engine misses the budget in {parity.precision} (latent error "
-        f"{10.0 ** (-parity.sqnr_db / 20.0):.3g}, centered cosine {parity.centered_cosine:.4f}, "
-        f"expected at most {max_error:g} and at least {min_cosine(max_error):.4f}); planners of "
-        "this bundle will not use it"
+        f"the rollout engine misses the budget in {parity.precision} "
+        f"({'; '.join(parity.missed)}); planners of this bundle will not use it"
         for parity in engine
         if not parity.fits
     ]

@@ -24,17 +24,17 @@ Feeds = Mapping[str, NDArray[np.generic]]
 
 
 class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How a graph came to INT8; all errors on the tuning windows, not on the held-out ones.
+    """How a graph came to fewer bits; all errors on the tuning windows, not on the held-out ones.
 
-    quantizer: whose graph was kept. candidates_db: SQNR with every layer in int8, by quantizer.
-    error, all_int8_error: `latent_error` with kept_float in float, and with every layer in int8.
+    quantizer: whose graph was kept. candidates_db: SQNR with every layer quantized, by quantizer.
+    error, all_quantized_error: `latent_error` with kept_float in float, and with no layer so.
     layers: every layer's own contribution.
     """
 
     quantizer: str
     candidates_db: dict[str, float]
     error: float
-    all_int8_error: float
+    all_quantized_error: float
     kept_float: tuple[str, ...]
     layers: tuple[LayerSensitivity, ...]
 
@@ -92,7 +92,7 @@ def make_int8(
         quantizer=chosen.value,
         candidates_db={quantizer.value: ratio for quantizer, ratio in ratios.items()},
         error=found.error,
-        all_int8_error=found.all_int8_error,
+        all_quantized_error=found.all_quantized_error,
         kept_float=tuple(layer.layer for layer in found.layers if layer.kept_float),
         layers=found.layers,
     )

@@ -42,18 +42,26 @@ class GraphIndex:
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def is_weighted(self, node: Any) -> bool:
-        """Whether a node multiplies by a trained weight, stored as float or as int8."""
+        """Whether a node multiplies by a trained weight, stored as float or in fewer bits."""
+        return self.stored_weight(node) is not None
+
+    def stored_weight(self, node: Any) -> Any | None:
+        """Return the initializer that a weighted node multiplies by; None for any other node."""
         if node.op_type not in WEIGHTED_OPS:
-            return False
-        source = self.producers.get(node.input[1])
-        if source is not None and source.op_type == "DequantizeLinear":
-            return source.input[0] in self.initializers
-        return node.input[1] in self.initializers
+            return None
+        restored = self.restoring(node.input[1])
+        return self.initializers.get(node.input[1] if restored is None else restored.input[0])
 
     def is_quantized(self, node: Any) -> bool:
-        """Whether both operands of a weighted node come from int8."""
-        sources = [self.producers.get(name) for name in node.input[:2]]
-        return all(s is not None and s.op_type == "DequantizeLinear" for s in sources)
+        """Whether both operands of a weighted node are restored from fewer bits."""
+        return all(self.restoring(name) is not None for name in node.input[:2])
+
+    def restoring(self, name: str) -> Any | None:
+        """Return the DequantizeLinear that a tensor comes from, straight or cast or transposed."""
+        source = self.producers.get(name)
+        while source is not None and source.op_type in ("Cast", "Transpose"):
+            source = self.producers.get(source.input[0])
+        return source if source is not None and source.op_type == "DequantizeLinear" else None
 
 
 def weighted_nodes(model: Any) -> list[Any]:
@@ -217,6 +225,9 @@ def make_session(model: Any, threads: int = 1) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if any(t.data_type == onnx.TensorProto.FLOAT8E4M3FN for t in model.graph.initializer):
+        # ONNX Runtime's fusions take any QDQ for int8, and then refuse their own graph.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

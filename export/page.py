@@ -16,6 +16,10 @@ _COLORS = {
     "int8": "#0b6e99",
     "int8w": "#3f8f5b",
     "int4w": "#8c5aa8",
+    "int8_fp16": "#1f9bcf",
+    "fp8": "#b5651d",
+    "int4": "#a0306e",
+    "nvfp4": "#6b8e23",
 }
 _KEPT_FLOAT_COLOR = "#c0392b"
 
@@ -42,7 +46,9 @@ def _summary(report: ExportReport) -> Section:
     intro = (
         f"Every variant against the float32 torch model, on {report.data.held_out_windows} "
         f"{_judged_on(report)}. SQNR and cosine are "
-        f"centered. The budget was a latent error of {report.max_latent_error:g}."
+        f"centered. The budget was a latent error of {report.max_latent_error:g}, an error along a "
+        f"rollout of {report.max_rollout_error:.3g} and a rank correlation of planner costs of "
+        f"{report.min_rank_correlation:.3g}."
     )
     graphs = Table(
         header=(
@@ -56,8 +62,8 @@ def _summary(report: ExportReport) -> Section:
                 f"{graph.centered_cosine:.5f}",
                 f"{graph.size_bytes / 1e6:.2f}",
                 f"{graph.size_ratio:.2f}",
-                f"{graph.latency_ms:.2f}",
-                f"{graph.latency_ratio:.2f}",
+                _number(graph.latency_ms, 2),
+                _number(graph.latency_ratio, 2),
                 _number(graph.latency_batch64_ms, 2),
                 _number(graph.latency_batch64_ratio, 2),
             )
@@ -66,13 +72,18 @@ def _summary(report: ExportReport) -> Section:
         ],
     )
     ranks = Table(
-        header=("variant", "layers", "rank correlation", "worst start"),
+        header=(
+            *("variant", "layers", "largest rollout error", "rank correlation", "worst start"),
+            "how it ran",
+        ),
         rows=[
             (
                 variant.precision,
                 ", ".join(f"{count} {kind}" for kind, count in variant.realized.items()),
+                _number(max(variant.rollout_error, default=None), 4),
                 _number(variant.cost_rank_correlation, 4),
                 _number(variant.cost_rank_correlation_worst, 4),
+                f"simulated: {variant.simulated}" if variant.simulated else "as it is",
             )
             for variant in report.variants
         ],
@@ -142,6 +153,8 @@ def _speed(report: ExportReport) -> Section:
     ):
         figure = _figure(title, unit)
         for variant in report.variants:
+            if variant.simulated and field != "size_bytes":
+                continue
             graphs = [graph for graph in variant.graphs if getattr(graph, field) is not None]
             values = [scale * getattr(graph, field) for graph in graphs]
             figure.add_bar(
@@ -185,8 +198,9 @@ def _layers(variant: VariantReport) -> Section:
         told = ", ".join(f"{who} {ratio:.1f} dB" for who, ratio in found.candidates_db.items())
         kept = ", ".join(found.kept_float) or "none"
         paragraphs.append(
-            f"{part}: quantized by {found.quantizer} (every layer in int8: {told}); kept in float: "
-            f"{kept}; error {found.error:.3f}, {found.all_int8_error:.3f} with every layer in int8."
+            f"{part}: quantized by {found.quantizer} (every layer quantized: {told}); kept in "
+            f"float: {kept}; error {found.error:.3f}, {found.all_quantized_error:.3f} with every "
+            "layer quantized."
         )
         title = f"{part}: SQNR with one layer at a time in {variant.precision}"
         figure = _figure(title, "dB")

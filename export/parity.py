@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from jepa_edge.backends import Graph
@@ -19,6 +20,7 @@ from jepa_edge.export.families.base import Masks, Reference
 from jepa_edge.export.onnx_export import external_data
 from jepa_edge.export.onnx_graph import UNBATCHED, batches
 from jepa_edge.export.sensitivity import latent_error
+from jepa_edge.export.simulate import SimulatedGraph, what_is_simulated
 from jepa_edge.metrics import centered_cosine, sqnr_db
 from jepa_edge.progress import Progress, silent
 from jepa_edge.rollout import roll
@@ -52,7 +54,7 @@ class GraphParity(msgspec.Struct, frozen=True, kw_only=True):
 
     latency_*_ms: medians, one thread, on this machine; the plain one is at batch 1. *_ratio:
     against the reference variant, below 1 is smaller or faster. Batch 64 is None where it would
-    take too long.
+    take too long, both are where the graph was simulated.
     """
 
     part: str
@@ -60,8 +62,8 @@ class GraphParity(msgspec.Struct, frozen=True, kw_only=True):
     centered_cosine: float
     size_bytes: int
     size_ratio: float
-    latency_ms: float
-    latency_ratio: float
+    latency_ms: float | None
+    latency_ratio: float | None
     latency_batch64_ms: float | None
     latency_batch64_ratio: float | None
 
@@ -72,13 +74,15 @@ class VariantParity(msgspec.Struct, frozen=True, kw_only=True):
     rollout_error: `latent_error` after each step on its own latents and predictions, of up to 5.
     cost_rank_correlation: Spearman, of planner costs of candidate actions, mean over starts.
     cost_rank_correlation_worst: the lowest of any start. None, or no step, where the model predicts
-    nothing or is too large to be rolled out in the time there is.
+    nothing or is too large to be rolled out in the time there is. simulated: what of the graphs
+    ONNX Runtime could not run as it is, and how it was computed instead; empty for nothing.
     """
 
     graphs: tuple[GraphParity, ...]
     rollout_error: tuple[float, ...] = ()
     cost_rank_correlation: float | None = None
     cost_rank_correlation_worst: float | None = None
+    simulated: str = ""
 
     def graph(self, part: str) -> GraphParity:
         """Return one graph by name."""
@@ -249,8 +253,10 @@ def compare_variants(
 
     files: of each variant, its graphs by name. reference: the variant that ratios refer to; it
     comes first. Large variants are loaded and timed one after the other, small ones take turns.
+    What only TensorRT runs is simulated, and not timed.
     """
     backend = OnnxRuntimeBackend(threads=1)
+    notes = {name: _simulated(paths.values()) for name, paths in files.items()}
     sizes = {
         name: {part: _size(path) for part, path in paths.items()} for name, paths in files.items()
     }
@@ -262,10 +268,14 @@ def compare_variants(
     def measure(group: list[str]) -> None:
         # What is loaded here is let go before the next group is.
         graphs = {
-            name: {part: backend.load(path) for part, path in files[name].items()} for name in group
+            name: {
+                part: SimulatedGraph(path) if notes[name] else backend.load(path)
+                for part, path in files[name].items()
+            }
+            for name in group
         }
         for part, feeds in held_out.feeds().items():
-            one_each = {name: loaded[part] for name, loaded in graphs.items()}
+            one_each = {name: graphs[name][part] for name in graphs if not notes[name]}
             timed = _time(one_each, feeds, f"timing the {part}", progress)
             for name, medians in timed.items():
                 latency[name][part] = medians
@@ -276,12 +286,19 @@ def compare_variants(
                 held_out,
                 (sizes[name], sizes[reference]),
                 (latency[name], latency[reference]),
+                notes[name],
             )
 
     for group in groups:
         measure(group)
     progress("comparing variants with torch", len(files), len(files))
     return results
+
+
+def _simulated(paths: Iterable[Path]) -> str:
+    """Say what of a variant's graphs must be simulated here."""
+    told = [what_is_simulated(onnx.load(path, load_external_data=False)) for path in paths]
+    return next((note for note in told if note), "")
 
 
 def _size(path: Path) -> int:
@@ -295,6 +312,7 @@ def _compare(
     held_out: HeldOut,
     sizes: tuple[Mapping[str, int], Mapping[str, int]],
     latency: tuple[Mapping[str, dict[int, float]], Mapping[str, dict[int, float]]],
+    simulated: str,
 ) -> VariantParity:
     """sizes, latency: by graph, of the variant itself, then of the reference variant."""
     feeds = held_out.feeds()
@@ -304,18 +322,19 @@ def _compare(
             expected,
             run_batched(graphs[part], feeds[part]),
             (sizes[0][part], sizes[1][part]),
-            (latency[0][part], latency[1][part]),
+            (latency[0].get(part, {}), latency[1][part]),
         )
         for part, expected in held_out.expected().items()
     )
     if held_out.rollout is None:
-        return VariantParity(graphs=parities)
+        return VariantParity(graphs=parities, simulated=simulated)
     runner = _Runner(graphs, held_out)
     rolled = held_out.windows.head(len(held_out.rollout))
     latents = runner.encode(rolled)
     rollout = runner.rollout(latents, rolled.actions)
     parity = VariantParity(
         graphs=parities,
+        simulated=simulated,
         rollout_error=tuple(
             latent_error(held_out.rollout[:, step], rollout[:, step])
             for step in range(ROLLOUT_STEPS)
@@ -364,15 +383,15 @@ def _graph_parity(
 ) -> GraphParity:
     """sizes, latency_ms: of the variant itself, then of the reference variant."""
     own, base = latency_ms
-    batch64 = own.get(64)
+    single, batch64 = own.get(1), own.get(64)
     return GraphParity(
         part=part,
         sqnr_db=min(sqnr_db(expected, actual), SQNR_CEILING_DB),
         centered_cosine=centered_cosine(expected, actual),
         size_bytes=sizes[0],
         size_ratio=sizes[0] / sizes[1],
-        latency_ms=own[1],
-        latency_ratio=own[1] / base[1],
+        latency_ms=single,
+        latency_ratio=None if single is None else single / base[1],
         latency_batch64_ms=batch64,
         latency_batch64_ratio=batch64 / base[64] if batch64 and 64 in base else None,
     )
@@ -463,7 +482,7 @@ def _time(
     Batch 64 is left out where it would take too long.
     """
     medians: dict[str, dict[int, float]] = {name: {} for name in graphs}
-    for batch in _BATCHES:
+    for batch in _BATCHES if graphs else ():
         slowest = max((times.get(1, 0.0) for times in medians.values()), default=0.0)
         if batch * slowest > 1e3 * _SECONDS_PER_CALL:
             break

@@ -22,7 +22,15 @@ _FORBIDDEN_OPS = frozenset(
 )
 
 
-_FOUR_BITS = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+_STORED = {
+    onnx.TensorProto.FLOAT16: "fp16",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.UINT8: "int8",
+    onnx.TensorProto.INT4: "int4",
+    onnx.TensorProto.UINT4: "int4",
+    onnx.TensorProto.FLOAT8E4M3FN: "fp8",
+    onnx.TensorProto.FLOAT4E2M1: "nvfp4",
+}
 
 
 def check_profile(model: Any) -> None:
@@ -56,9 +64,11 @@ def profile_violations(model: Any) -> list[str]:
 
 
 def realized_precisions(model: Any) -> dict[str, int]:
-    """Count the weighted nodes by the precision that they compute in: int8, fp16, fp32.
+    """Count the weighted nodes by the precision that they compute in.
 
-    Those that only store their weights in fewer bits, and compute in float, count as int8w, int4w.
+    int8, fp8, nvfp4: both operands are quantized. fp16, fp32: neither is. Those that only store
+    their weights in fewer bits count as int8w, int4w (or fp8w, nvfp4w), and as int4 where they
+    compute in half, as TensorRT's kernels for INT4 weights do.
     """
     index = GraphIndex(model)
     counts: dict[str, int] = {}
@@ -67,19 +77,20 @@ def realized_precisions(model: Any) -> dict[str, int]:
             bits = next(a.i for a in node.attribute if a.name == "bits")
             counts[f"int{bits}w"] = counts.get(f"int{bits}w", 0) + 1
             continue
-        if not index.is_weighted(node):
+        weight = index.stored_weight(node)
+        if weight is None:
             continue
-        stored = index.producers.get(node.input[1])
-        if index.is_quantized(node):
-            name = "int8"
-        elif stored is not None:
-            small = index.initializers[stored.input[0]].data_type in _FOUR_BITS
-            name = "int4w" if small else "int8w"
-        else:
-            half = index.initializers[node.input[1]].data_type == onnx.TensorProto.FLOAT16
-            name = "fp16" if half else "fp32"
+        name = _STORED.get(weight.data_type, "fp32")
+        if name not in ("fp32", "fp16") and not index.is_quantized(node):
+            name = "int4" if name == "int4" and _restored_to_half(index, node) else f"{name}w"
         counts[name] = counts.get(name, 0) + 1
     return counts
+
+
+def _restored_to_half(index: GraphIndex, node: Any) -> bool:
+    restore = index.restoring(node.input[1])
+    scale = None if restore is None else index.initializers.get(restore.input[1])
+    return scale is not None and scale.data_type == onnx.TensorProto.FLOAT16
 
 
 def _check_quantize(index: GraphIndex, node: Any) -> list[str]:

@@ -28,6 +28,7 @@ from jepa_edge.export.onnx_graph import (
     batches,
     feed_floats_to_other_nodes,
     layer_names,
+    prune,
     sort_nodes,
 )
 from jepa_edge.export.profile import check_profile
@@ -62,6 +63,48 @@ def to_fp16(model: Any) -> Any:
     sort_nodes(converted)
     onnx.checker.check_model(converted, full_check=True)
     return converted
+
+
+def to_int8_fp16(model: Any) -> Any:
+    """Return a copy of a graph within the INT8 profile whose float rest is FP16, with FP16 scales.
+
+    TensorRT's strongly typed networks take the type of an activation from its scale. A layer whose
+    scales half precision cannot hold (below 2^-14) leaves INT8 for FP16.
+    """
+    model = copy.deepcopy(model)
+    index = GraphIndex(model)
+    for node in model.graph.node:
+        if not index.is_weighted(node):
+            continue
+        activation, weight = (index.restoring(name) for name in node.input[:2])
+        if activation is None or weight is None:
+            continue
+        scales = [index.constant(pair.input[1]) for pair in (activation, weight)]
+        if all(_holds_in_half(scale) for scale in scales):
+            continue
+        node.input[0] = index.producers[activation.input[0]].input[0]
+        node.input[1] = f"{node.name}.weight/restored"
+        restored = _restored(index.constant(weight.input[0]), scales[1], weight)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(restored, node.input[1]))
+    prune(model)
+    half = to_fp16(model)
+    check_profile(half)
+    return half
+
+
+def _holds_in_half(scale: NDArray[Any] | None) -> bool:
+    return scale is not None and bool((scale >= np.finfo(np.float16).tiny).all())
+
+
+def _restored(
+    values: NDArray[Any] | None, scale: NDArray[Any] | None, node: Any
+) -> NDArray[np.float32]:
+    """What a DequantizeLinear of a stored weight gives, one scale per output channel."""
+    assert values is not None
+    assert scale is not None
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1) % values.ndim
+    shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+    return np.asarray(values.astype(np.float32) * scale.reshape(shape), np.float32)
 
 
 def quantize(model: Any, feeds: Feeds, quantizer: Quantizer) -> Any:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,20 @@ from jepa_edge.export.big_variants import lower, write_big_variants
 from jepa_edge.export.data import ExportData, Windows
 from jepa_edge.export.families.base import LoadedModel, Masks, Reference
 from jepa_edge.export.int8 import QuantizationReport, make_int8
+from jepa_edge.export.low_bits import make_low_bits
+from jepa_edge.export.modelopt import find_python
 from jepa_edge.export.onnx_export import export_graph
-from jepa_edge.export.options import ExportOptions, Precision
+from jepa_edge.export.options import BY_MODELOPT, CALIBRATED, ExportOptions, Precision
 from jepa_edge.export.profile import realized_precisions
-from jepa_edge.export.quantize import to_fp16
+from jepa_edge.export.quantize import to_fp16, to_int8_fp16
 from jepa_edge.manifest import TensorSpec
 from jepa_edge.progress import Progress
 
 Files = dict[str, dict[str, str]]
 """By variant and graph, the file's name in the bundle."""
+Reports = dict[str, QuantizationReport]
+"""How a calibrated variant came about, by graph."""
+Made = tuple[Any, QuantizationReport, list[str]]
 
 
 def write_variants(
@@ -36,11 +41,14 @@ def write_variants(
     staging: Path,
     warnings: list[str],
     progress: Progress,
-) -> tuple[Files, dict[str, QuantizationReport]]:
-    """Export every graph, convert it to every precision, and say how int8 came about, by graph.
+) -> tuple[Files, dict[str, Reports]]:
+    """Export every graph, convert it to every precision, and say how the calibrated came to be.
 
-    Raises ExportError when torch, ONNX or a quantizer refuses, or int8 misses the budget.
+    Raises ExportError when torch, ONNX or a quantizer refuses, or a quantizer misses the budget.
+    MissingDependencyError where Model-Optimizer is needed and not there.
     """
+    if any(p in options.precisions for p in BY_MODELOPT):
+        find_python()  # say so before the work is done
     if any(is_big(graph) for graph in model.graphs.values()):
         wanted = [Precision(word) for word in options.precisions]
         files = {p.value: variant_files(model.graphs, p.value) for p in wanted}
@@ -53,37 +61,56 @@ def write_variants(
         protos[name] = export_graph(graph)
     progress("exporting to ONNX", len(model.graphs), len(model.graphs))
     files = {Precision.FP32.value: _save(protos, staging, Precision.FP32.value)}
-    quantization: dict[str, QuantizationReport] = {}
+    quantization: dict[str, Reports] = {}
     if Precision.FP16 in options.precisions:
         progress("converting to FP16", 0, 1)
         half = {name: to_fp16(proto) for name, proto in protos.items()}
         files[Precision.FP16.value] = _save(half, staging, Precision.FP16.value)
         progress("converting to FP16", 1, 1)
-    if Precision.INT8 in options.precisions and data.calibration and data.tuning:
+    calibrated = [p for p in CALIBRATED if p in options.precisions]
+    if calibrated and data.calibration and data.tuning:
         feeds = [
             _feeds(windows, model, reference, options.seed, progress)
             for windows in (data.calibration, data.tuning)
         ]
-        graphs: dict[str, Any] = {}
-        for name, proto in protos.items():
-            graphs[name], quantization[name], told = make_int8(
-                proto,
-                feeds[0][name],
-                feeds[1][name],
-                options.max_latent_error,
-                name=name,
-                float_layers=model.graphs[name].float_layers,
-                threads=options.threads,
-                progress=progress,
-            )
-            warnings += told
-        files[Precision.INT8.value] = _save(graphs, staging, Precision.INT8.value)
+
+        def make(how: Callable[..., Made], *which: str) -> tuple[dict[str, Any], Reports]:
+            graphs, reports = {}, {}
+            for name, proto in protos.items():
+                graphs[name], reports[name], told = how(
+                    proto,
+                    feeds[0][name],
+                    feeds[1][name],
+                    options.max_latent_error,
+                    *which,
+                    name=name,
+                    float_layers=model.graphs[name].float_layers,
+                    threads=options.threads,
+                    progress=progress,
+                )
+                warnings.extend(told)
+            return graphs, reports
+
+        if Precision.INT8 in calibrated or Precision.INT8_FP16 in calibrated:
+            graphs, reports = make(make_int8)
+            both = {
+                Precision.INT8: graphs,
+                Precision.INT8_FP16: {k: to_int8_fp16(graph) for k, graph in graphs.items()},
+            }
+            for precision in both.keys() & set(calibrated):
+                files[precision.value] = _save(both[precision], staging, precision.value)
+                quantization[precision.value] = reports
+        for precision in BY_MODELOPT:
+            if precision in calibrated:
+                graphs, reports = make(make_low_bits, precision.value)
+                files[precision.value] = _save(graphs, staging, precision.value)
+                quantization[precision.value] = reports
     sources = variant_paths(staging, files[Precision.FP32.value])
     for precision in (Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS):
         if precision in options.precisions:
             files[precision.value] = variant_files(protos, precision.value)
             lower(sources, variant_paths(staging, files[precision.value]), precision, progress)
-    return files, quantization
+    return {p.value: files[p.value] for p in Precision if p.value in files}, quantization
 
 
 def variant_paths(staging: Path, files: Mapping[str, str]) -> dict[str, Path]:

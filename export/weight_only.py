@@ -98,7 +98,8 @@ def _fits(node: Any, value: Any, bits: int, block: int) -> bool:
     shape = tuple(value.const_value.shape)
     if node.op_type == "Conv" or len(shape) != 2 or shape[0] * shape[1] < MIN_WEIGHTS:
         return False
-    return bits == 8 or (not _transposed(node) and shape[0] >= block and shape[1] % 2 == 0)
+    # Whole blocks only: TensorRT refuses a last one that is shorter.
+    return bits == 8 or (not _transposed(node) and shape[0] % block == 0 and shape[1] % 2 == 0)
 
 
 def _transposed(node: Any) -> bool:

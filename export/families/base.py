@@ -145,8 +145,9 @@ class LoadedModel:
     Only where a family can do better than its graphs as they are: reference: torch's answers from
     the module before it was rewritten. prepare: is given calibration frames (B, H, W, 3) before the
     export, and may shift constants between layers. write_engine: stores the predictor for the C++
-    core. newest_tubelet_error: relative RMS error of encoding the newest tubelet alone, of clips
-    (B, F, H, W, 3) uint8.
+    core. write_gpu_engine: stores it for the GPU core, where that alone can run it; it holds the
+    weights, so let go of it with the graphs. newest_tubelet_error: relative RMS error of encoding
+    the newest tubelet alone, of clips (B, F, H, W, 3) uint8.
     """
 
     family: str
@@ -165,6 +166,7 @@ class LoadedModel:
     reference: Reference | None = None
     prepare: Callable[[NDArray[np.uint8]], None] | None = None
     write_engine: Callable[[Path], None] | None = None
+    write_gpu_engine: Callable[[Path], None] | None = None
     newest_tubelet_error: Callable[[NDArray[np.uint8]], float] | None = None
 
 

@@ -121,7 +121,7 @@ class FrameEncoder(nn.Module):
 
     def forward(self, frames: Tensor, states: Tensor | None = None) -> Tensor:
         """frames: uint8 (B, H, W, 3); states: (B, S) raw. Returns (B, N, D)."""
-        x = frames.permute(0, 3, 1, 2).to(torch.float32)
+        x = frames.to(torch.float32).permute(0, 3, 1, 2)  # TensorRT casts uint8, no more
         if self.resize is not None:
             x = self.resize @ x @ self.resize.T
         x = x * self.pixel_scale + self.pixel_shift

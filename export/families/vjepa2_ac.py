@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jepa_edge.export.ac_predictor_weights import write_ac_predictor
 from jepa_edge.export.families.base import Checkpoint, GraphModule, LoadedModel
 from jepa_edge.export.families.loading import fill, unwrapped
 from jepa_edge.export.families.vjepa2_ac_keys import PARTS, STRAY, sizes, split
@@ -41,7 +42,7 @@ class FrameEncoderGraph(nn.Module):
 
     def forward(self, frames: Tensor, states: Tensor) -> Tensor:
         """frames: uint8 (B, H, W, 3); states: (B, 7) raw. Returns (B, P + 1, D)."""
-        clips = frames[:, None].expand(-1, self.tubelet, -1, -1, -1)
+        clips = frames.to(torch.float32)[:, None].expand(-1, self.tubelet, -1, -1, -1)
         return with_pose(normed(self.encoder(clips)), states)
 
 
@@ -71,6 +72,7 @@ class VJepa2ACFamily:
         frame_encoder = FrameEncoderGraph(
             EncoderGraph(encoder, seen, observation.mean, observation.std), seen.tubelet
         )
+        predictor_graph = PredictorGraph(predictor.make_tables()).eval()
         size, tokens = specs.model.image_size, config.patches + 1
         return LoadedModel(
             family=self.name,
@@ -96,7 +98,7 @@ class VJepa2ACFamily:
                     output="latents",
                 ),
                 "predictor": GraphModule(
-                    module=PredictorGraph(predictor.make_tables()).eval(),
+                    module=predictor_graph,
                     example={
                         "history": torch.zeros(2, history, tokens, seen.dim),
                         "actions": torch.zeros(2, history, POSE_DIM),
@@ -108,4 +110,7 @@ class VJepa2ACFamily:
                 ),
             },
             assumed=(*specs.assumed, *assumed),
+            write_gpu_engine=lambda path: write_ac_predictor(
+                predictor_graph, path, history=history
+            ),
         )

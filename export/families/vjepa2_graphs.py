@@ -70,13 +70,15 @@ class EncoderGraph(nn.Module):
         """
         times, rows, columns = self.config.grid
         patch = self.config.patch
-        x = frames.reshape(-1, times, self.tubelet, rows, patch, columns, patch, 3)
+        # The cast comes first: TensorRT takes uint8 nowhere else.
+        x = frames.to(torch.float32)
+        x = x.reshape(-1, times, self.tubelet, rows, patch, columns, patch, 3)
         x = x.permute(0, 1, 3, 5, 2, 4, 6, 7)
         x = x.reshape(-1, times * rows * columns, self.tubelet * patch * patch * 3)
         rope = self.rope
         if visible is not None:
             x, rope = x.index_select(1, visible), rope.index_select(1, visible)
-        x = self.patch_embed(x.to(torch.float32) * (1.0 / PIXEL_SCALE) - 1.0)
+        x = self.patch_embed(x * (1.0 / PIXEL_SCALE) - 1.0)
         levels: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             x = block(x, rope)

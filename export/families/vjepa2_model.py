@@ -23,7 +23,8 @@ Version = Literal["2", "2.1"]
 
 TRAINED_PIXELS = 256
 """2.1 rescales rows and columns of any picture to the positions of one of this size."""
-_THETA = 10000.0
+ROPE_THETA = 10000.0
+"""Base of the wave lengths of rotations."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +198,7 @@ def rope_table(config: VJepa2Config, head_dim: int, *, rescale: bool) -> Tensor:
         indexing="ij",
     )
     third = 2 * ((head_dim // 3) // 2)
-    frequencies = _THETA ** (-torch.arange(third // 2, dtype=torch.float64) / (third / 2))
+    frequencies = ROPE_THETA ** (-torch.arange(third // 2, dtype=torch.float64) / (third / 2))
     laid_out = frequencies.repeat(2) if config.version == "2" else frequencies.repeat_interleave(2)
     angles = torch.zeros(config.tokens, head_dim, dtype=torch.float64)
     for index, places in enumerate(grid):

@@ -347,7 +347,7 @@ class WorldModel:
         Raises BundleError when the precision asked for is not offered or does not reproduce them.
         """
         spec = self.manifest.engine
-        if spec is None:
+        if spec is None or not spec.runs_on("cpu"):
             return None
         if precision is not None and precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")

@@ -81,7 +81,7 @@ def make_model(path: Path, problem: Problem, monkeypatch: pytest.MonkeyPatch) ->
             predictions=wrong,
         )
         monkeypatch.setattr(Golden, "read", classmethod(lambda cls, bundle: golden))
-        accepted = {
+        accepted: Any = {
             "float32": EnginePrecision(
                 sqnr_db=110.0, centered_cosine=1.0, cost_rank_correlation=1.0
             ),
@@ -140,7 +140,7 @@ def test_risk_spread_and_the_worlds_term(
 ) -> None:
     D = SIZES.latent_dim
     risk = RiskConfig(samples=3, measure="cvar", alpha=0.5, world_weight=0.5, spread_weight=2.0)
-    options = {
+    options: dict[str, Any] = {
         "recorded": Whitener(mean=np.zeros(D, np.float32), whiten=np.eye(D, dtype=np.float32)),
         "radius": np.full(H, 0.05, np.float32),
         "latent_variable": _variable(),
@@ -148,7 +148,7 @@ def test_risk_spread_and_the_worlds_term(
     _assert_same(*_both(make_model(), replace(CONFIG, risk=risk), problem, **options))
     trusting = replace(CONFIG, risk=RiskConfig(samples=3, trust_horizon=True), device="cuda")
     options["radius"] = np.zeros(H, np.float32)
-    planner = Planner(make_model(), trusting, **options)  # type: ignore[arg-type]
+    planner = Planner(make_model(), trusting, **options)
     with pytest.raises(NoTrustedPlanError, match="stop and ask"):
         planner.plan(problem.history, problem.past_actions, problem.goal)
 
@@ -282,8 +282,8 @@ def test_a_predictor_enqueued_by_python(built: Any, problem: Problem) -> None:
         enqueue, window=2, **sizes, action_dim=SIZES.action_dim, candidates=5, horizon=2
     )
     assert rollout.shortest_history == 2
-    given = problem.history[-2:], problem.past_actions[-1:], problem.actions[:1, :2]
-    given = tuple(np.ascontiguousarray(array, np.float32) for array in given)
+    seen = problem.history[-2:], problem.past_actions[-1:], problem.actions[:1, :2]
+    given = [np.ascontiguousarray(array, np.float32) for array in seen]
     with pytest.raises(RuntimeError, match="no engine"):
         rollout.rollout(*given)
     assert len(calls) == 1
@@ -316,6 +316,6 @@ def test_precisions_belong_to_their_device() -> None:
     assert PlannerConfig(device="cuda", precision="float8").precision == "float8"
     for device in ("cpu", "auto"):
         with pytest.raises(InputError, match="precision is 'float16'"):
-            PlannerConfig(device=device, precision="float16")  # type: ignore[arg-type]
+            PlannerConfig(device=device, precision="float16")
     with pytest.raises(InputError, match="device is 'gpu'"):
         PlannerConfig(device="gpu")  # type: ignore[arg-type]

@@ -50,6 +50,7 @@ def test_the_defaults_are_the_planners_own() -> None:
                 "method": "mppi",
                 "temperature": 0.1,
                 "precision": "int8",
+                "device": "auto",
                 "risk_samples": 8,
                 "risk_measure": "cvar",
                 "risk_alpha": 0.25,
@@ -62,6 +63,7 @@ def test_the_defaults_are_the_planners_own() -> None:
         method="mppi",
         temperature=0.1,
         precision="int8",
+        device="auto",
         risk=RiskConfig(
             samples=8, measure="cvar", alpha=0.25, world_weight=1.5, trust_horizon=True
         ),

@@ -118,7 +118,9 @@ def _layers(model: Any, mode: str) -> tuple[str, ...]:
     if mode != "int4":
         return layer_names(model)
     index = GraphIndex(model)
-    shapes = {node.name: index.stored_weight(node).dims for node in weighted_nodes(model)}
+    stored = ((node.name, index.stored_weight(node)) for node in weighted_nodes(model))
     return tuple(
-        name for name, shape in shapes.items() if len(shape) == 2 and shape[0] % INT4_BLOCK == 0
+        name
+        for name, weight in stored
+        if weight is not None and len(weight.dims) == 2 and weight.dims[0] % INT4_BLOCK == 0
     )

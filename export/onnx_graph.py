@@ -57,9 +57,9 @@ class GraphIndex:
         return all(self.restoring(name) is not None for name in node.input[:2])
 
     def restoring(self, name: str) -> Any | None:
-        """Return the DequantizeLinear that a tensor comes from, straight or cast or transposed."""
+        """Return the DequantizeLinear that a tensor comes from, through layout and type changes."""
         source = self.producers.get(name)
-        while source is not None and source.op_type in ("Cast", "Transpose"):
+        while source is not None and source.op_type in ("Cast", "Reshape", "Transpose"):
             source = self.producers.get(source.input[0])
         return source if source is not None and source.op_type == "DequantizeLinear" else None
 

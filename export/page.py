@@ -83,7 +83,7 @@ def _summary(report: ExportReport) -> Section:
                 _number(max(variant.rollout_error, default=None), 4),
                 _number(variant.cost_rank_correlation, 4),
                 _number(variant.cost_rank_correlation_worst, 4),
-                f"simulated: {variant.simulated}" if variant.simulated else "as it is",
+                "simulated, see the notes" if variant.simulated else "as it is",
             )
             for variant in report.variants
         ],

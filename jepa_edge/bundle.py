@@ -35,10 +35,14 @@ SUFFIX = ".jepa"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """An opened bundle whose files were all checked against their sha256."""
+    """An opened bundle whose files were all checked against their sha256.
+
+    trusted: whether it was opened with a trusted key, so that all of it is signed.
+    """
 
     path: Path
     manifest: Manifest
+    trusted: bool = False
 
     @classmethod
     def open(cls, path: Path | str, *, trusted_key: PublicKey | None = None) -> Bundle:
@@ -69,7 +73,7 @@ class Bundle:
             check_contents(path, {MANIFEST_NAME, SIGNATURE_NAME, *manifest.files})
         for name, expected in manifest.files.items():
             _verify(path, name, expected)
-        return cls(path=path, manifest=manifest)
+        return cls(path=path, manifest=manifest, trusted=trusted_key is not None)
 
     def file(self, name: str) -> Path:
         """Return the path of a listed file. Raises BundleError for any other name."""

@@ -138,8 +138,9 @@ class WorldModel:
         variant: a name from the manifest, or "auto" for the fastest one on this machine that
         passes. calibrated_only: "auto" considers only variants that have a calibration. provider:
         what computes; "auto" takes an engine of `jepa-edge build` that fits this machine and
-        passes, else ONNX Runtime on the CPU. engines: folder of those engines, None for the one
-        beside the bundle. device: number of the GPU.
+        passes, else ONNX Runtime on the CPU; nobody signed an engine, so that "auto" takes none
+        from beside a bundle that was opened with a trusted key. engines: folder of those engines,
+        None for the one beside the bundle. device: number of the GPU.
         Raises BundleError when the bundle is damaged, nothing passes, or no engine fits and the
         provider is "tensorrt"; MissingDependencyError where a provider was asked for by name and is
         not installed here.

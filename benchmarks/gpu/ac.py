@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,13 @@ def _accuracy(path: Path, latent: torch.Tensor, seed: int) -> list[dict[str, Any
     return rows
 
 
-def _plan(path: Path, name: str, chunk: int, latent: Any, goal: Any) -> ours.Plan:
+def _plan(
+    path: Path, name: str, chunk: int, latent: Any, goal: Any, sizes: Search = SEARCH
+) -> ours.Plan:
     rollout = ours.ac_rollout(path, name, SEARCH.candidates, chunk)
     return ours.Plan(
         rollout,
-        SEARCH,
+        sizes,
         latent[None].numpy(),
         np.empty((0, 7), np.float32),
         goal.numpy(),
@@ -121,12 +124,13 @@ def _plan(path: Path, name: str, chunk: int, latent: Any, goal: Any) -> ours.Pla
 
 
 def _best_chunks(path: Path, latent: Any, goal: Any) -> dict[str, int]:
-    """The fastest chunk of each precision, by one plan each after a warm-up."""
+    """The fastest chunk of each precision, by one iteration each after a warm-up."""
+    once = dataclasses.replace(SEARCH, iterations=1)
     best = {}
     for name in ours.usable():
         taken = {}
         for chunk in CHUNKS:
-            plan = _plan(path, name, chunk, latent, goal)
+            plan = _plan(path, name, chunk, latent, goal, once)
             plan()
             taken[chunk] = plan().time_s
             del plan

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,14 @@ def lewm_rollout(path: Path, precision: str, candidates: int, horizon: int) -> A
 
 def ac_rollout(path: Path, precision: str, candidates: int, chunk: int) -> Any:
     """V-JEPA 2-AC's predictor on the device, one step ahead. chunk: futures at once."""
+    return module().AcRollout(_ac_predictor(path, precision), candidates, 1, 1, chunk)
+
+
+@lru_cache
+def _ac_predictor(path: Path, precision: str) -> Any:
+    """Weights of 1.2 GB in float32, which take seconds to round."""
     cuda = module()
-    predictor = cuda.AcPredictor(path, getattr(cuda.Precision, precision.upper()))
-    return cuda.AcRollout(predictor, candidates, 1, 1, chunk)
+    return cuda.AcPredictor(path, getattr(cuda.Precision, precision.upper()))
 
 
 class Plan:

@@ -54,9 +54,10 @@ class FrameAttention {
       launch_.threads = dim3(32 * warps);
       launch_.blocks = dim3(blocks_for(rows, warps), heads);
       with_kernel([&]<unsigned kTiles>() {
+        kernel_ = flash_attention<T, kTiles>;
         launch_.shared_bytes = FlashMemory<kTiles>::bytes(warps);
-        allow_shared(flash_attention<T, kTiles>, launch_.shared_bytes);
       });
+      allow_shared(kernel_, launch_.shared_bytes);
     }
   }
 
@@ -71,13 +72,13 @@ class FrameAttention {
     if constexpr (std::is_same_v<T, float>) {
       launch(plain_attention, shape, stream, queries, seen, mixed, shape_, padded_);
     } else {
-      with_kernel([&]<unsigned kTiles>() {
-        launch(flash_attention<T, kTiles>, shape, stream, queries, seen, mixed, shape_);
-      });
+      launch(kernel_, shape, stream, queries, seen, mixed, shape_);
     }
   }
 
  private:
+  using Kernel = void (*)(const T*, SeenFrames<T>, T*, AttentionShape);
+
   template <typename Use>
   void with_kernel(Use&& use) const {
     switch (padded_ / 16) {
@@ -97,6 +98,9 @@ class FrameAttention {
   AttentionShape shape_;
   unsigned padded_;
   Shape launch_;
+  /// Of 16-bit numbers. nvcc makes each source file a copy of a kernel: the one that is launched
+  /// must be the one that was allowed its memory.
+  Kernel kernel_ = nullptr;
 };
 
 }  // namespace jepa_edge::cuda

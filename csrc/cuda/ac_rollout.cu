@@ -134,7 +134,7 @@ class Engine final : public AcRollout::Impl {
     take(turns_, table.size());
     turns_.upload(table);
     host_context_ = PinnedBuffer<float>(context_.size() + past_.size());
-    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");  // what cudaMemset runs on
   }
 
   Status set_context(const Context& context, const Stream& stream) override {

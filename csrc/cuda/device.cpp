@@ -32,7 +32,6 @@ DeviceInfo device_info(int device) {
                                            : std::string(" (") + cudaGetErrorString(status) + ")") +
                     "; look at nvidia-smi, or plan with device \"cpu\"");
   }
-  check(cudaSetDevice(device), "cudaSetDevice");
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
   info.name = properties.name;

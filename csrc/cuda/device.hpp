@@ -61,6 +61,8 @@ class DeviceBuffer {
     if (values.size() > count_) throw std::invalid_argument("upload exceeds its buffer");
     check(cudaMemcpy(data_, values.data(), values.size_bytes(), cudaMemcpyHostToDevice),
           "cudaMemcpy to the device");
+    // The call may return while the copy is under way, and our streams do not wait for its.
+    check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
   }
 
  private:

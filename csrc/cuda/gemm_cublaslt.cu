@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "gemm.hpp"
 
@@ -12,6 +13,9 @@ namespace {
 
 constexpr std::size_t kWorkspace = std::size_t{32} << 20U;
 constexpr std::uint32_t kAlignment = 16;  // bytes, of every matrix and, where its width allows, row
+// Fewer rows are computed as so many in int8, and where there is no algorithm for them: int8 ones
+// may have none for 16 and fewer (https://github.com/pytorch/pytorch/pull/178469).
+constexpr std::size_t kFewestRows = 32;
 
 void check_blas(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
@@ -51,7 +55,10 @@ class Owned {
   }
   Owned(const Owned&) = delete;
   Owned& operator=(const Owned&) = delete;
-  [[nodiscard]] Handle* out() { return &handle_; }
+  [[nodiscard]] Handle* out() {
+    if (handle_ != nullptr) kDestroy(std::exchange(handle_, nullptr));
+    return &handle_;
+  }
   [[nodiscard]] Handle get() const { return handle_; }
 
  private:
@@ -81,7 +88,37 @@ struct Gemm::Impl {
   cublasLtMatmulAlgo_t algorithm;
   std::size_t workspace_bytes;
   bool integers;
+  std::size_t operand_row, result_row, rows;  // bytes, bytes, asked for
+  /// Operands and results of kFewestRows, where the library is given more rows than there are. The
+  /// others hold anything: rows do not mix.
+  DeviceBuffer<std::byte> more_a, more_c;
+
+  /// Makes the layouts of a and c; false without an algorithm for so many rows.
+  bool plan(const Types& type, std::size_t count, std::size_t outputs, std::size_t inputs,
+            cublasLtMatmulPreference_t preference, cublasStatus_t& status);
 };
+
+bool Gemm::Impl::plan(const Types& type, std::size_t count, std::size_t outputs, std::size_t inputs,
+                      cublasLtMatmulPreference_t preference, cublasStatus_t& status) {
+  check_blas(cublasLtMatrixLayoutCreate(a.out(), type.operand, inputs, count,
+                                        static_cast<std::int64_t>(inputs)),
+             "cublasLtMatrixLayoutCreate");
+  check_blas(cublasLtMatrixLayoutCreate(c.out(), type.result, outputs, count,
+                                        static_cast<std::int64_t>(outputs)),
+             "cublasLtMatrixLayoutCreate");
+  cublasLtMatmulHeuristicResult_t found{};
+  int results = 0;
+  status = cublasLtMatmulAlgoGetHeuristic(handle, product.get(), w.get(), a.get(), c.get(), c.get(),
+                                          preference, 1, &found, &results);
+  if (status != CUBLAS_STATUS_SUCCESS || results == 0) return false;
+  algorithm = found.algo;
+  workspace_bytes = found.workspaceSize;
+  if (count > rows) {
+    more_a = DeviceBuffer<std::byte>(count * operand_row);
+    more_c = DeviceBuffer<std::byte>(count * result_row);
+  }
+  return true;
+}
 
 Gemm::Gemm(GemmLibrary& library, Precision precision, std::size_t rows, std::size_t outputs,
            std::size_t inputs)
@@ -107,12 +144,9 @@ Gemm::Gemm(GemmLibrary& library, Precision precision, std::size_t rows, std::siz
   check_blas(cublasLtMatrixLayoutCreate(to.w.out(), type.operand, inputs, outputs,
                                         static_cast<std::int64_t>(inputs)),
              "cublasLtMatrixLayoutCreate");
-  check_blas(cublasLtMatrixLayoutCreate(to.a.out(), type.operand, inputs, rows,
-                                        static_cast<std::int64_t>(inputs)),
-             "cublasLtMatrixLayoutCreate");
-  check_blas(cublasLtMatrixLayoutCreate(to.c.out(), type.result, outputs, rows,
-                                        static_cast<std::int64_t>(outputs)),
-             "cublasLtMatrixLayoutCreate");
+  to.rows = rows;
+  to.operand_row = inputs * operand_bytes(precision);
+  to.result_row = outputs * result_bytes(precision);
 
   Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> preference;
   check_blas(cublasLtMatmulPreferenceCreate(preference.out()), "cublasLtMatmulPreferenceCreate");
@@ -125,18 +159,17 @@ Gemm::Gemm(GemmLibrary& library, Precision precision, std::size_t rows, std::siz
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, kAlignment);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, kAlignment);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, kAlignment);
-  cublasLtMatmulHeuristicResult_t found{};
-  int count = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(to.handle, to.product.get(), to.w.get(), to.a.get(),
-                                     to.c.get(), to.c.get(), preference.get(), 1, &found, &count);
-  if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
+  cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+  const auto plan = [&](std::size_t count) {
+    return to.plan(type, count, outputs, inputs, preference.get(), status);
+  };
+  const bool few = rows < kFewestRows;
+  const bool found = !(few && to.integers) && plan(rows);
+  if (!found && !(few && plan(kFewestRows))) {
     throw CudaError("cuBLASLt has no algorithm for a product of " + shape +
                     " in this precision on this device (" + cublasLtGetStatusString(status) +
                     "); choose another precision");
   }
-  to.algorithm = found.algo;
-  to.workspace_bytes = found.workspaceSize;
 }
 Gemm::~Gemm() = default;
 Gemm::Gemm(Gemm&&) noexcept = default;
@@ -148,12 +181,24 @@ void Gemm::run(const void* a, const void* w, void* c, cudaStream_t stream) const
   const float zero = 0.0F;
   const std::int32_t one_integer = 1;
   const std::int32_t zero_integer = 0;
+  const bool padded = i.more_a.size() > 0;
+  void* const made = padded ? i.more_c.data() : c;
+  if (padded) {
+    check(cudaMemcpyAsync(i.more_a.data(), a, i.rows * i.operand_row, cudaMemcpyDeviceToDevice,
+                          stream),
+          "copy of operands");
+    a = i.more_a.data();
+  }
   check_blas(
-      cublasLtMatmul(i.handle, i.product.get(),
-                     i.integers ? static_cast<const void*>(&one_integer) : &one, w, i.w.get(), a,
-                     i.a.get(), i.integers ? static_cast<const void*>(&zero_integer) : &zero, c,
-                     i.c.get(), c, i.c.get(), &i.algorithm, i.workspace, i.workspace_bytes, stream),
+      cublasLtMatmul(
+          i.handle, i.product.get(), i.integers ? static_cast<const void*>(&one_integer) : &one, w,
+          i.w.get(), a, i.a.get(), i.integers ? static_cast<const void*>(&zero_integer) : &zero,
+          made, i.c.get(), made, i.c.get(), &i.algorithm, i.workspace, i.workspace_bytes, stream),
       "cublasLtMatmul");
+  if (padded) {
+    check(cudaMemcpyAsync(c, made, i.rows * i.result_row, cudaMemcpyDeviceToDevice, stream),
+          "copy of results");
+  }
 }
 
 }  // namespace jepa_edge::cuda

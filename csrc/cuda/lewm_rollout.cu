@@ -80,13 +80,16 @@ class LewmEngine final : public LewmRollout::Engine {
     check(cudaMemcpyAsync(history_.data(), staged_.data(), context.history.size_bytes(),
                           cudaMemcpyHostToDevice, stream.get()),
           "copy of the history");
-    check(cudaMemcpyAsync(past_.data(), past, context.past_actions.size_bytes(),
-                          cudaMemcpyHostToDevice, stream.get()),
-          "copy of past actions");
+    if (!context.past_actions.empty()) {
+      check(cudaMemcpyAsync(past_.data(), past, context.past_actions.size_bytes(),
+                            cudaMemcpyHostToDevice, stream.get()),
+            "copy of past actions");
+    }
     copied_.record(stream);
     if (context.frames < 2) return;
     Graph& graph = graphs_[context.frames];
     if (!graph) {
+      share(context.frames, stream.get());  // first outside of a graph: libraries set themselves up
       graph = Graph::capture(stream, [&] { share(context.frames, stream.get()); });
     }
     graph.replay(stream);

@@ -215,22 +215,22 @@ struct Planner::Impl {
       return;
     }
     start(false);
-    // A first pass outside of a graph, at the state of a search that is over.
+    // A pass of each kind outside of a graph first, at the state of a search that is over.
     static constexpr PlanStatus kOver = PlanStatus::kBadRequest;
     check(cudaMemcpyAsync(&state.data()->status, &kOver, sizeof(kOver), cudaMemcpyHostToDevice,
                           stream.get()),
           "copy of a status");
-    enqueue_iteration(frames, population(settings, 0), kept(0));
-    stream.wait();
     std::map<Key, Graph> captured;
     for (std::size_t i = 0; i < settings.iterations; ++i) {
       const Key wanted = key(frames, i);
-      if (!captured.contains(wanted)) {
-        captured.emplace(wanted, Graph::capture(stream, [&] {
-                           enqueue_iteration(frames, std::get<1>(wanted), std::get<2>(wanted));
-                         }));
-      }
+      if (captured.contains(wanted)) continue;
+      const auto enqueue = [&] {
+        enqueue_iteration(frames, std::get<1>(wanted), std::get<2>(wanted));
+      };
+      enqueue();
+      captured.emplace(wanted, Graph::capture(stream, enqueue));
     }
+    stream.wait();
     graphs.merge(captured);
   }
 

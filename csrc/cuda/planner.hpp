@@ -38,7 +38,7 @@ class Planner {
   void reserve_goals(std::size_t goals);
 
   /// Captures the graphs of contexts of `frames` frames; the first plan() of such a context does it
-  /// otherwise. Rolls out once outside of a graph, for libraries that set themselves up.
+  /// otherwise. Rolls out outside of a graph before each, for libraries that set themselves up.
   void prepare(std::size_t frames);
 
   /// context: one for all candidates. goals: (G, N, D), G at most the capacity. Both host memory.

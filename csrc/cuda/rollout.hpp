@@ -44,8 +44,9 @@ class DeviceRollout {
   virtual Status set_context(const Context& context, const Stream& stream) = 0;
 
   /// Enqueues a whole rollout, for a context of `frames` frames. actions: device, (S, H, A) raw.
-  /// latents: device, (S, M, H, N, D). May be captured: no memory is taken, nothing waits. noise:
-  /// needed where samples > 1. Diverged futures hold non-finite numbers.
+  /// latents: device, (S, M, H, N, D). May be captured, once it has run outside of a capture with
+  /// the same sizes (cuBLASLt 13.3 chooses no algorithm in one): then nothing waits. noise: needed
+  /// where samples > 1. Diverged futures hold non-finite numbers.
   virtual void enqueue(std::size_t frames, const float* actions, std::size_t candidates,
                        std::size_t horizon, std::size_t samples, DeviceNoise* noise, float* latents,
                        const Stream& stream) = 0;

@@ -16,7 +16,7 @@ from jepa_edge.errors import BundleError, InputError, JepaEdgeError
 from jepa_edge.trt.device import find_device
 from jepa_edge.trt.key import MachineKey
 from jepa_edge.trt.library import load_library
-from jepa_edge.trt.store import RECORD_NAME, EngineStore, StoredEngine
+from jepa_edge.trt.store import EngineStore, StoredEngine
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +96,38 @@ class BackendChoice:
     def _asked_engines(self, bundle: Bundle, variants: Sequence[str]) -> dict[str, Backend]:
         store = EngineStore(bundle, self.engines)
         found, refused = self._engines(store, machine_here(self.device), variants)
-        if not found:
-            raise next(iter(refused.values()))
+        if not found:  # what is there and does not fit says more than what is not there
+            told = [name for name in variants if store.records(name)]
+            raise refused[(told or list(variants))[0]]
         return found
 
     def _found_engines(self, bundle: Bundle, variants: Sequence[str]) -> dict[str, Backend]:
         """Backends of the engines that fit, none where there are no engines or no TensorRT."""
         store = EngineStore(bundle, self.engines)
-        stored = [name for name in variants if any(store.root.glob(f"*/{name}/{RECORD_NAME}"))]
+        there = [name for name in bundle.manifest.variants if store.records(name)]
+        stored = [name for name in variants if name in there]
+        if there and bundle.trusted and self.engines is None:
+            logger.warning(
+                "the engines in %s are not used: a signature was asked for, and nobody signed "
+                "them; --provider tensorrt takes them, where that folder is trusted",
+                store.root,
+            )
+            return {}
+        if there and not stored:
+            told, wanted = ", ".join(there), ",".join(variants)
+            logger.warning(
+                "the engines in %s are of variant %s and not used: asked for, or calibrated, is "
+                "%s, which runs without TensorRT; `jepa-edge build %s --variant %s%s` builds it, "
+                "`jepa-edge calibrate %s --variant %s` calibrates what was built",
+                store.root,
+                told,
+                wanted,
+                bundle.path,
+                wanted,
+                "" if self.engines is None else f" --out {self.engines}",
+                bundle.path,
+                there[0],
+            )
         if not stored:
             return {}
         try:

@@ -96,7 +96,8 @@ def _refuse(api: Any, status: Any, function: str, arguments: tuple[Any, ...]) ->
             "/dev/nvidia* or /dev/nvhost*, and CUDA_VISIBLE_DEVICES"
         )
     if name == _NO_MEMORY:
-        wanted = f" of {int(arguments[0]) / 1e6:.1f} MB" if arguments else ""
+        sized = function.startswith("cudaMalloc")
+        wanted = f" of {int(arguments[0]) / 1e6:.1f} MB" if sized else ""
         raise BundleError(
             f"the GPU has no memory left for {function}{wanted}; end what else uses it, take a "
             "smaller variant, or build with fewer --candidates"

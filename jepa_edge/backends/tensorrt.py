@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,7 @@ class TensorRTGraph:
     def __init__(
         self,
         plan: Path,
+        read: Callable[[], bytes],
         library: Library,
         cuda: CudaRuntime,
         *,
@@ -79,7 +80,7 @@ class TensorRTGraph:
         self._cuda = cuda
         self._stream = Stream(cuda)
         self.engine = LoadedEngine(
-            plan, library, cuda, self._stream, fix=fix, dla=dla, host_code=host_code
+            plan, read, library, cuda, self._stream, fix=fix, dla=dla, host_code=host_code
         )
         self.inputs = frozenset(self.engine.inputs)
         self._tensors = {**self.engine.inputs, self.engine.output.name: self.engine.output}
@@ -230,7 +231,8 @@ class TensorRTBackend:
             return OnnxRuntimeBackend(self.threads).load(path)
         flags = stored.record.key.flags
         return TensorRTGraph(
-            stored.plan(path),
+            stored.path(path),
+            lambda: stored.plan(path),
             self._library,
             self._cuda,
             fix=rebuild(stored.bundle, stored.variant),

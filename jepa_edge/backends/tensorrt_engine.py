@@ -8,7 +8,7 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class LoadedEngine:
     def __init__(
         self,
         plan: Path,
+        read: Callable[[], bytes],
         library: Library,
         cuda: CudaRuntime,
         stream: Stream,
@@ -80,7 +81,9 @@ class LoadedEngine:
         dla: int | None = None,
         host_code: bool = False,
     ) -> None:
-        """fix: what to do about a plan that does not work, for messages. dla: core it was built
+        """plan: where it lies, for messages. read: gives its bytes, verified.
+
+        fix: what to do about a plan that does not work, for messages. dla: core it was built
         for. host_code: whether it carries code of its own, as version-compatible plans do.
 
         Raises BundleError when TensorRT refuses the plan, or it has no single output.
@@ -90,12 +93,15 @@ class LoadedEngine:
         self._messages = Messages(library)
         trt = library.module
         cuda.select()
-        self._runtime = trt.Runtime(self._messages.logger)
+        try:
+            self._runtime = trt.Runtime(self._messages.logger)
+        except Exception as error:  # TypeError for a null runtime
+            raise self.refused(f"start ({error})") from error
         if dla is not None:
             self._runtime.DLA_core = dla
         if host_code:
             self._runtime.engine_host_code_allowed = True
-        self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+        self._engine = self._runtime.deserialize_cuda_engine(read())
         self._messages.reraise()
         if self._engine is None:
             raise self.refused("load it")
@@ -143,7 +149,11 @@ class LoadedEngine:
         made = self._engine.create_execution_context(strategy)
         if made is None:
             raise self.refused("make an execution context")
-        if not made.set_optimization_profile_async(profile, self.stream.handle):
+        try:  # the bindings raise where the C++ function returns false
+            taken = made.set_optimization_profile_async(profile, self.stream.handle)
+        except RuntimeError as error:
+            raise self.refused(f"take profile {profile}") from error
+        if not taken:
             raise self.refused(f"take profile {profile}")
         self.stream.wait()
         if hasattr(made, "set_device_memory"):
@@ -157,7 +167,10 @@ class LoadedEngine:
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 raise self.refused(f"take {name} {shape}")
-        missing = context.infer_shapes()
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:
+            raise self.refused(f"take the shapes {dict(shapes)}") from error
         if missing:
             raise self.refused(f"tell its shapes from {', '.join(missing)}")
         output = tuple(int(size) for size in context.get_tensor_shape(self.output.name))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jepa_edge.cli.common import BUNDLE, JSON_OPTION, print_json, progress_bars, refuse_options
-from jepa_edge.errors import BundleError, InputError
+from jepa_edge.errors import BundleError, InputError, printable
 
 if TYPE_CHECKING:
     from jepa_edge.trt.build import BuildReport
@@ -140,7 +140,7 @@ def command(
     else:
         _print_report(bundle, report)
     for note in (*report.record.warnings, *report.notes):
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
 
 
 def _print_dry_run(found: DryRun) -> None:
@@ -165,22 +165,27 @@ def _print_report(bundle: Path, report: BuildReport) -> None:
     record = report.record
     machine = record.key.machine
     made = f"built in {record.build_s:.0f} s" if report.built else "was there already and fits"
-    click.echo(f"{bundle} {record.variant}: {machine.library} {machine.version}, {machine.device}")
-    click.echo(f"  {record.reason}")
-    for file, plan in record.plans.items():
-        click.echo(f"  {file:<32} {plan.bytes / 1e6:7.2f} MB  layers: {_counts(plan.layers)}")
-    for latency in record.latencies:
-        click.echo(
-            f"  {latency.graph:<12} batch {latency.batch:<5} p50 {latency.p50_ms:8.2f} ms  "
-            f"p99 {latency.p99_ms:8.2f} ms"
-        )
+    lines = [
+        f"{bundle} {record.variant}: {machine.library} {machine.version}, {machine.device}",
+        f"  {record.reason}",
+    ]
+    lines += [
+        f"  {file:<32} {plan.bytes / 1e6:7.2f} MB  layers: {_counts(plan.layers)}"
+        for file, plan in record.plans.items()
+    ]
+    lines += [
+        f"  {latency.graph:<12} batch {latency.batch:<5} p50 {latency.p50_ms:8.2f} ms  "
+        f"p99 {latency.p99_ms:8.2f} ms"
+        for latency in record.latencies
+    ]
     golden = ", ".join(f"{name} {db:.1f} dB" for name, db in record.golden_db.items())
-    click.echo(f"  golden outputs: {golden}")
-    for one in record.race:
-        if one.total_ms is None:  # the slower ones are in the reason
-            click.echo(f"  not kept: {one.variant}: {one.outcome}")
-    click.echo(f"  device memory about {record.device_memory_bytes / 1e6:.0f} MB")
-    click.echo(f"{made}: {report.folder}")
+    lines.append(f"  golden outputs: {golden}")
+    lines += [  # the slower ones are in the reason
+        f"  not kept: {one.variant}: {one.outcome}" for one in record.race if one.total_ms is None
+    ]
+    lines.append(f"  device memory about {record.device_memory_bytes / 1e6:.0f} MB")
+    for line in (*lines, f"{made}: {report.folder}"):
+        click.echo(printable(line))  # an old record may be a stranger's
 
 
 def _counts(precisions: dict[str, int]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jepa_edge.cli.common import BUNDLE, JSON_OPTION, print_json
-from jepa_edge.errors import printable
+from jepa_edge.errors import InputError, printable
 
 if TYPE_CHECKING:
     from jepa_edge.bundle import Bundle
@@ -47,6 +47,8 @@ def command(bundle: Path, replay: bool, engines: Path | None, as_json: bool) -> 
     from jepa_edge.manifest import calibration_name
     from jepa_edge.world_model import WorldModel
 
+    if engines is not None and not engines.is_dir():
+        raise InputError(f"--engines is {engines}, which is no folder; check the path")
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     replays = {}
@@ -87,10 +89,10 @@ def _engines(bundle: Bundle, root: Path | None) -> Iterator[str]:
     """What lies beside the bundle for TensorRT, a line per engine, and whether it runs here."""
     from jepa_edge.backends.choice import machine_here
     from jepa_edge.errors import BundleError, JepaEdgeError
-    from jepa_edge.trt.store import RECORD_NAME, EngineStore, read_record, stale
+    from jepa_edge.trt.store import EngineStore, read_record, stale
 
     store = EngineStore(bundle, root)
-    records = sorted(store.root.glob(f"*/*/{RECORD_NAME}"))
+    records = store.records()
     if not records:
         return
     machine, nowhere = None, ""

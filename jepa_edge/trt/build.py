@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,10 +67,8 @@ class BuildOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.workspace_gb is not None and not (
-            math.isfinite(self.workspace_gb) and self.workspace_gb > 0
-        ):
-            raise InputError(f"workspace_gb is {self.workspace_gb}, expected a number above 0")
+        if self.workspace_gb is not None and not 0.001 <= self.workspace_gb <= 1024.0:
+            raise InputError(f"workspace_gb is {self.workspace_gb}, expected 0.001 to 1024")
         if not 0 <= self.optimization_level <= 5:
             raise InputError(f"optimization_level is {self.optimization_level}, expected 0 to 5")
         if self.candidates < 1:
@@ -111,8 +108,9 @@ def build_engines(
 
     The folder of this machine's engines is replaced as a whole at the end; on any error the old one
     stays. Raises BundleError when no candidate can be kept, with every reason; InputError for a DLA
-    core that is not there.
+    core that is not there, or an `out` inside the bundle.
     """
+    _check_outside(bundle, options.out)
     store = EngineStore(bundle, options.out)
     machine, manifest = workshop.machine, bundle.manifest
     variants = raced_variants(manifest, machine.compute_capability, options.variants)
@@ -156,6 +154,19 @@ def build_engines(
         if cache:
             (staging / TIMING_CACHE).write_bytes(cache)
     return _report(bundle, options, target / kept, record, built=True)
+
+
+def _check_outside(bundle: Bundle, out: Path | None) -> None:
+    """Raise InputError where engines would be put into the bundle, or where no folder can be."""
+    if out is None:
+        return
+    if out.resolve().is_relative_to(bundle.path.resolve()):
+        raise InputError(
+            f"--out is {out}, inside the bundle; a bundle holds only what was signed with it: "
+            "choose a folder elsewhere, or leave it out"
+        )
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out is {out}, which is no folder; choose another")
 
 
 def _kept(
@@ -261,18 +272,21 @@ def _report(
             "its calibration was made on another runtime: flags say UNKNOWN, not_armed, until "
             f"`jepa-edge selftest {bundle.path} --variant {name}{elsewhere}` passed here"
         )
-    elif any(
-        calibration_name(other) in bundle.manifest.files for other in bundle.manifest.variants
-    ):
-        notes.append(
-            f"variant {name} has no calibration, another has: calibrate it too, or build only "
-            "calibrated variants with --variant"
-        )
+    else:
+        files, variants = bundle.manifest.files, bundle.manifest.variants
+        calibrated = [other for other in variants if calibration_name(other) in files]
+        if calibrated:
+            notes.append(
+                f"variant {name} was kept and is not calibrated, {', '.join(calibrated)} is: a "
+                "calibrated run does not use this engine; `jepa-edge build "
+                f"{bundle.path} --variant {','.join(calibrated)}"
+                f"{'' if root is None else f' --out {root}'}`, or calibrate {name}"
+            )
     return BuildReport(folder=str(folder), built=built, record=record, notes=tuple(notes))
 
 
 def _read(path: Path) -> bytes:
     try:
-        return b"" if path.is_symlink() else path.read_bytes()
+        return path.read_bytes() if path.is_file() and not path.is_symlink() else b""
     except OSError:
         return b""

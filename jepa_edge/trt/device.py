@@ -18,6 +18,8 @@ MEMORY = Path("/proc/meminfo")
 _NO_DEVICE = 100
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and MINOR."""
+_INTEGRATED = 18
+"""CU_DEVICE_ATTRIBUTE_INTEGRATED: its memory is the system's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,8 @@ def find_device(index: int = 0) -> Device:
     for attribute in (_MAJOR, _MINOR):
         call("cuDeviceGetAttribute", ctypes.byref(number), attribute, device)
         capability.append(str(number.value))
+    call("cuDeviceGetAttribute", ctypes.byref(number), _INTEGRATED, device)
+    integrated = number.value == 1
     call("cuDriverGetVersion", ctypes.byref(number))
     driver = f"{number.value // 1000}.{number.value % 1000 // 10}"
     call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
@@ -86,8 +90,8 @@ def find_device(index: int = 0) -> Device:
         cuda.cuDevicePrimaryCtxRelease_v2(device)
     board = _read(BOARD)
     free_bytes = free.value
-    if _is_nvidia(board):  # its GPU uses the system's memory, of which the driver counts too little
-        free_bytes = max(free_bytes, parse_available(_read(MEMORY)))
+    if integrated:  # of the system's memory the driver counts too little
+        free_bytes = min(max(free_bytes, parse_available(_read(MEMORY))), total.value)
     return Device(
         name=_with_board(name.value.decode(errors="replace"), board),
         compute_capability=".".join(capability),

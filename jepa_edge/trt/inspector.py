@@ -7,6 +7,7 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-to
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from pathlib import Path
@@ -18,6 +19,8 @@ from msgspec import Meta
 from jepa_edge.errors import BundleError
 from jepa_edge.trt.key import BuildFlags, StrictRecord
 from jepa_edge.trt.library import Library, Messages
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 """Where TensorRT tells only the names of layers."""
@@ -33,18 +36,38 @@ _TYPES = (
     ("fp32", r"float|fp32"),
     ("integer", r"int|bool"),
 )
+# As the names of kernels spell them: sm80_xmma_gemm_i8i8_i8i32_f32.
+_KERNELS = (
+    ("fp4", r"e2m1|fp4"),
+    ("fp8", r"e4m3|fp8"),
+    ("int8", r"i8i8|i8f32|i8i32|imma|int8"),
+    ("bf16", r"bf16"),
+    ("fp16", r"f16f16|f16f32|hmma|h884|h1688|h16816|fp16"),
+    ("fp32", r"f32f32|sgemm|ffma|fp32"),
+)
 
 
 class _Tensor(msgspec.Struct):
-    kind: str = msgspec.field(name="Format/Datatype", default="")
+    """TensorRT 10 tells layout and type in one field, TensorRT 11 in two."""
+
+    both: str = msgspec.field(name="Format/Datatype", default="")
+    datatype: str = msgspec.field(name="Datatype", default="")
+    layout: str = msgspec.field(name="Format", default="")
+
+    @property
+    def kind(self) -> str:
+        """The type in TensorRT's words, with the layout where they are one."""
+        return self.datatype or self.both or self.layout
 
 
 class _Layer(msgspec.Struct):
     name: str = msgspec.field(name="Name", default="")
     type: str = msgspec.field(name="LayerType", default="")
     inputs: list[_Tensor] = msgspec.field(name="Inputs", default_factory=list)
+    constants: list[_Tensor] = msgspec.field(name="Constants", default_factory=list)
     outputs: list[_Tensor] = msgspec.field(name="Outputs", default_factory=list)
     tactic: str = msgspec.field(name="TacticName", default="")
+    weights: object = msgspec.field(name="Weights", default=None)
 
 
 class _Engine(msgspec.Struct):
@@ -78,7 +101,13 @@ def inspect_plan(library: Library, plan: Path, flags: BuildFlags) -> Inspection:
     Raises BundleError when TensorRT refuses the plan.
     """
     trt, messages = library.module, Messages(library)
-    runtime = trt.Runtime(messages.logger)
+    try:
+        runtime = trt.Runtime(messages.logger)
+    except Exception as error:  # TypeError for a null runtime
+        raise BundleError(
+            f"{library.told()} cannot start ({messages.last_error() or error}); check the GPU's "
+            "driver and its free memory"
+        ) from error
     if flags.dla is not None:
         runtime.DLA_core = flags.dla
     if flags.version_compatible:
@@ -94,7 +123,12 @@ def inspect_plan(library: Library, plan: Path, flags: BuildFlags) -> Inspection:
     # 10.3 has both names, TensorRT 11 the first alone.
     v2 = hasattr(engine, "device_memory_size_v2")
     memory = engine.device_memory_size_v2 if v2 else engine.device_memory_size
-    return Inspection(layers=parse_layers(told), memory_bytes=int(memory))
+    try:
+        layers = parse_layers(told)
+    except BundleError as error:  # the engine is none the worse for it
+        logger.warning("%s: its precisions stay unknown: %s", plan, error)
+        layers = (RealizedLayer(name="", kind="", precision=UNKNOWN, tactic=""),)
+    return Inspection(layers=layers, memory_bytes=int(memory))
 
 
 def parse_layers(told: str) -> tuple[RealizedLayer, ...]:
@@ -116,8 +150,16 @@ def parse_layers(told: str) -> tuple[RealizedLayer, ...]:
 
 
 def _precision(layer: _Layer) -> str:
-    told = [tensor.kind.lower() for tensor in layer.inputs or layer.outputs]
-    for name, pattern in _TYPES:
-        if any(re.search(pattern, kind) for kind in told):
+    """The narrowest type that a layer reads; "N/A due to dynamic shapes" is told of some."""
+    tensors = [*layer.inputs, *layer.constants] or layer.outputs
+    found = _narrowest([tensor.kind for tensor in tensors], _TYPES)
+    if found == UNKNOWN and isinstance(layer.weights, dict):
+        found = _narrowest([str(layer.weights.get("Type", ""))], _TYPES)
+    return _narrowest([layer.tactic], _KERNELS) if found == UNKNOWN else found
+
+
+def _narrowest(told: list[str], patterns: tuple[tuple[str, str], ...]) -> str:
+    for name, pattern in patterns:
+        if any(re.search(pattern, words.lower()) for words in told):
             return name
     return UNKNOWN

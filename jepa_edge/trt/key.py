@@ -31,11 +31,11 @@ class MachineKey(StrictRecord, frozen=True, kw_only=True):
     """
 
     library: Literal["tensorrt", "tensorrt_rtx"]
-    version: str
-    compute_capability: Annotated[str, Meta(pattern=r"^\d+\.\d+$")]
-    device: str
-    l4t: str = ""
-    driver: str = ""
+    version: Annotated[str, Meta(pattern=r"^[0-9A-Za-z.+_-]{1,64}\Z")]
+    compute_capability: Annotated[str, Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}\Z")]
+    device: Annotated[str, Meta(max_length=400)]
+    l4t: Annotated[str, Meta(pattern=r"^[0-9.]{0,32}\Z")] = ""
+    driver: Annotated[str, Meta(pattern=r"^[0-9.]{0,32}\Z")] = ""
 
     @classmethod
     def of(cls, library: Library, device: Device) -> MachineKey:
@@ -114,7 +114,7 @@ class EngineKey(StrictRecord, frozen=True, kw_only=True):
                 f"built for compute capability {built.compute_capability}, this GPU has "
                 f"{found.compute_capability}"
             )
-        elif built.device != found.device and not moves:
+        elif not _same_device(built.device, found.device) and not moves:
             lines.append(f"built on {built.device!r}, this is {found.device!r}")
         # A container may not show the release; driver and library tell enough then.
         known = bool(built.l4t and found.l4t)
@@ -123,6 +123,11 @@ class EngineKey(StrictRecord, frozen=True, kw_only=True):
         if built.driver != found.driver and not self.flags.version_compatible:
             lines.append(f"built with driver CUDA {built.driver}, this is {found.driver}")
         return lines
+
+
+def _same_device(built: str, found: str) -> bool:
+    """Whether two names are of one GPU: a container may not show the board that is told behind."""
+    return built == found or built.startswith(f"{found} (") or found.startswith(f"{built} (")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

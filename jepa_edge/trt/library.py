@@ -126,6 +126,10 @@ def system_has(name: str) -> bool:
     return importlib.machinery.PathFinder.find_spec(name, [str(SYSTEM_PACKAGES)]) is not None
 
 
+_loggers: list[Any] = []
+"""TensorRT keeps the first logger of a process for its plugins: none may ever be freed."""
+
+
 class Messages:
     """Keeps errors, so that one can be told with its cause; all is logged at debug level.
 
@@ -150,6 +154,7 @@ class Messages:
             severity.__init__(this)
 
         self.logger = type("Logger", (severity,), {"__init__": start, "log": log})()
+        _loggers.append(self.logger)
 
     def last_error(self) -> str:
         """Return the error that caused the others since `clear`: the first; "" for none."""

@@ -82,7 +82,10 @@ def build_plan(library: Library, request: PlanRequest, progress: Progress = sile
             raise
         told = str(error)
         logger.warning("%s; building it weakly typed", told)
-    built = _build(library, request, progress, strongly_typed=False)
+    try:
+        built = _build(library, request, progress, strongly_typed=False)
+    except BundleError as error:
+        raise BundleError(f"{told}; nor weakly typed: {error}") from error
     warning = f"{request.name}: weakly typed, since the strongly typed build failed: {told}"
     return BuiltPlan(
         plan=built.plan,

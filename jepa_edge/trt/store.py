@@ -18,7 +18,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from jepa_edge.bundle import Bundle, sha256_file
+from jepa_edge.bundle import Bundle
 from jepa_edge.errors import BundleError, printable
 from jepa_edge.json_text import json_bytes
 from jepa_edge.manifest import Manifest, Sha256, VariantName
@@ -30,6 +30,7 @@ RECORD_VERSION = 1
 RECORD_NAME = "engine.json"
 TIMING_CACHE = "timing.cache"
 ENGINES_SUFFIX = ".engines"
+_LARGEST_RECORD = 8 << 20
 PlanName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,32}\.plan$")]
 
 
@@ -112,11 +113,43 @@ class StoredEngine:
         """Which command builds it again."""
         return rebuild(self.bundle, self.variant, self.folder.parent.parent)
 
-    def plan(self, file: str | Path) -> Path:
-        """Return the verified plan of a graph file, by its name in the bundle or its path there.
+    def path(self, file: str | Path) -> Path:
+        """Return where the plan of a graph file lies, by its name in the bundle or its path there.
 
+        Raises BundleError when the record has none.
+        """
+        return self.folder / self._plan_record(file).file
+
+    def plan(self, file: str | Path) -> bytes:
+        """Return the plan of a graph file, by its name in the bundle or its path there.
+
+        The bytes are those that were verified: the file may be replaced meanwhile.
         Raises BundleError when there is none, or it is not as it was built.
         """
+        plan = self._plan_record(file)
+        path = self.folder / plan.file
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(f"{path} is missing, or is a link; {self.rebuild}")
+        try:
+            size = path.stat().st_size
+            if size != plan.bytes:
+                raise BundleError(
+                    f"{path} is damaged ({size} bytes, expected {plan.bytes}); {self.rebuild}"
+                )
+            payload = path.read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{path} cannot be read ({error.strerror}); {self.rebuild}"
+            ) from error
+        actual = hashlib.sha256(payload).hexdigest()
+        if actual != plan.sha256:
+            raise BundleError(
+                f"{path} was altered (sha256 {actual[:12]}, expected {plan.sha256[:12]}); "
+                f"{self.rebuild}"
+            )
+        return payload
+
+    def _plan_record(self, file: str | Path) -> PlanRecord:
         name = _name_inside(self.bundle, file)
         plan = self.record.plans.get(name)
         if plan is None:
@@ -124,21 +157,7 @@ class StoredEngine:
                 f"{self.folder} holds no engine of {name}, it holds those of "
                 f"{', '.join(self.record.plans)}; {self.rebuild}"
             )
-        path = self.folder / plan.file
-        if path.is_symlink() or not path.is_file():
-            raise BundleError(f"{path} is missing, or is a link; {self.rebuild}")
-        size = path.stat().st_size
-        if size != plan.bytes:
-            raise BundleError(
-                f"{path} is damaged ({size} bytes, expected {plan.bytes}); {self.rebuild}"
-            )
-        actual = sha256_file(path)
-        if actual != plan.sha256:
-            raise BundleError(
-                f"{path} was altered (sha256 {actual[:12]}, expected {plan.sha256[:12]}); "
-                f"{self.rebuild}"
-            )
-        return path
+        return plan
 
 
 class EngineStore:
@@ -151,6 +170,16 @@ class EngineStore:
     def folder(self, machine: MachineKey) -> Path:
         """Where a build on this machine writes."""
         return self.root / machine.folder
+
+    def records(self, variant: str | None = None) -> list[Path]:
+        """Return every engine.json there, of any machine, whether it fits or not.
+
+        A folder whose name begins with a dot is a build that goes on, or was killed.
+        """
+        if variant is None:
+            return sorted(self.root.glob(f"[!.]*/*/{RECORD_NAME}"))
+        paths = (folder / variant / RECORD_NAME for folder in sorted(self.root.glob("[!.]*")))
+        return [path for path in paths if path.is_file()]
 
     def variants(self, machine: MachineKey) -> tuple[str, ...]:
         """Names of the bundle's variants that have an engine for this machine."""
@@ -181,11 +210,8 @@ class EngineStore:
     def _search(self, variant: str, machine: MachineKey) -> tuple[StoredEngine | None, list[str]]:
         refused = []
         own = self.folder(machine)
-        folders = [own, *(p for p in sorted(self.root.glob("*")) if p.is_dir() and p != own)]
-        for folder in folders:
-            path = folder / variant / RECORD_NAME
-            if not path.is_file():
-                continue
+        paths = sorted(self.records(variant), key=lambda path: path.parent.parent != own)
+        for path in paths:
             try:
                 record = read_record(path)
                 differences = record.key.differences(machine)
@@ -218,6 +244,8 @@ def read_record(path: Path) -> EngineRecord:
     if path.is_symlink():
         raise BundleError(f"{path} is a link; copy the engines again, or build them again")
     try:
+        if not path.is_file() or path.stat().st_size > _LARGEST_RECORD:
+            raise BundleError(f"{path} is no file of a record's size; build the engines again")
         payload = path.read_bytes()
         version = msgspec.json.decode(payload, type=dict[str, object]).get("schema_version")
         if version != RECORD_VERSION:
@@ -226,7 +254,7 @@ def read_record(path: Path) -> EngineRecord:
                 f"{RECORD_VERSION}"
             )
         record = msgspec.json.decode(payload, type=EngineRecord)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path} is damaged or no engine record ({error})") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror})") from error

@@ -28,10 +28,12 @@ from jepa_edge.backends.tensorrt import TensorRTBackend
 from jepa_edge.bundle import Bundle
 from jepa_edge.errors import BundleError, InputError, MissingDependencyError
 from jepa_edge.golden import Golden
+from jepa_edge.keys import generate_key, load_public_key
 from jepa_edge.loading import fastest
 from jepa_edge.monitor import Monitor
 from jepa_edge.nodes import planner_parameters, world_model_parameters
 from jepa_edge.nodes.parameters import resolve
+from jepa_edge.signing import sign_bundle
 from jepa_edge.trt.build import BuildOptions, build_engines
 from jepa_edge.trt.store import EngineStore, StoredEngine
 from jepa_edge.world_model import WorldModel
@@ -131,7 +133,7 @@ def test_an_engine_that_fits_needs_a_driver(engines: Path) -> None:
         TensorRTBackend(stored)
 
 
-def test_the_engine_of_another_variant_is_not_looked_at(
+def test_the_engine_of_another_variant_is_not_used_and_that_is_told(
     engines: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A calibration belongs to one variant: `calibrated_only` asks for no other's engine."""
@@ -139,7 +141,40 @@ def test_the_engine_of_another_variant_is_not_looked_at(
     stages = list(BackendChoice().stages(bundle, ["fp16"]))
     assert [list(stage.backends) for stage in stages] == [["fp16"]]
     assert stages[0].backends["fp16"].name == "onnxruntime-cpu"
-    assert not caplog.records
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "are of variant fp32 and not used: asked for, or calibrated, is fp16" in warning
+    assert f"`jepa-edge build {engines} --variant fp16` builds it" in warning
+    assert f"`jepa-edge calibrate {engines} --variant fp32`" in warning
+
+
+def test_where_a_signature_is_asked_for_unsigned_engines_are_not_taken_unasked(
+    engines: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    private, public = tmp_path / "keys" / "key.pem", tmp_path / "keys" / "pub.pem"
+    generate_key(private, public)
+    sign_bundle(engines, private)
+    trusted = Bundle.open(engines, trusted_key=load_public_key(public))
+    assert trusted.trusted
+    assert not Bundle.open(engines).trusted
+    assert WorldModel.load(trusted).backend == "onnxruntime-cpu"
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "linear.engines are not used: a signature was asked for, and nobody signed" in warning
+    # Asked for by name they are looked at, and here only TensorRT is missing.
+    with pytest.raises(MissingDependencyError, match="TensorRT"):
+        WorldModel.load(trusted, provider="tensorrt")
+    caplog.clear()
+    WorldModel.load(trusted, engines=engines.with_suffix(".engines"))
+    assert "cannot be used: TensorRT" in caplog.text
+
+
+def test_of_several_that_do_not_fit_the_one_that_is_there_is_told(
+    engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = msgspec.structs.replace(MACHINE, version="1.8.0.0")
+    monkeypatch.setattr("jepa_edge.backends.choice.machine_here", lambda device: newer)
+    bundle = Bundle.open(with_variants(engines, {"fp16": to_half}))
+    with pytest.raises(BundleError, match=r"built with tensorrt_rtx 1\.7\.1\.116.* --variant fp32"):
+        list(BackendChoice(provider="tensorrt").stages(bundle, ["fp16", "fp32"]))
 
 
 class PlansByOnnxRuntime:
@@ -265,6 +300,8 @@ def test_inspect_shows_engines_and_why_they_do_not_run_here(engines: Path) -> No
         "engine "
         not in CliRunner().invoke(command, [str(engines), "--engines", str(engines.parent)]).output
     )
+    nowhere = CliRunner().invoke(command, [str(engines), "--engines", str(engines / "nowhere")])
+    assert "which is no folder" in str(nowhere.exception)
     for record in engines.with_suffix(".engines").rglob("engine.json"):
         record.write_bytes(b"{")
     assert "no engine record" in CliRunner().invoke(command, [str(engines)]).output

@@ -245,6 +245,31 @@ def test_a_calibrated_bundle_is_told_to_test_itself(
     assert any(command in note for note in report.notes)
 
 
+def test_what_was_kept_and_is_not_calibrated_is_told(
+    calibrated_bundle: Path, place: Workshop
+) -> None:
+    with_variants(calibrated_bundle, {"fp16": to_half})
+    report = build_engines(Bundle.open(calibrated_bundle), options(variants=("fp16",)), place)
+    (note,) = report.notes
+    assert "variant fp16 was kept and is not calibrated, fp32 is" in note
+    assert f"`jepa-edge build {calibrated_bundle} --variant fp32`" in note
+
+
+def test_engines_are_never_put_into_the_bundle_or_over_a_file(
+    linear_bundle: Path, place: Workshop, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(linear_bundle)
+    before = contents(linear_bundle)
+    (tmp_path / "link").symlink_to(linear_bundle)
+    for inside in (linear_bundle, linear_bundle / "engines", tmp_path / "link" / "engines"):
+        with pytest.raises(InputError, match="inside the bundle"):
+            build_engines(bundle, options(out=inside), place)
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(InputError, match="which is no folder"):
+        build_engines(bundle, options(out=tmp_path / "file"), place)
+    assert contents(linear_bundle) == before
+
+
 def test_the_golden_inputs_of_a_graph_are_its_own(linear_bundle: Path) -> None:
     bundle = Bundle.open(linear_bundle)
     golden = Golden.read(bundle)
@@ -257,7 +282,9 @@ def test_the_golden_inputs_of_a_graph_are_its_own(linear_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"workspace_gb": 0.0}, "workspace_gb is 0.0, expected a number above 0"),
+        ({"workspace_gb": 0.0}, "workspace_gb is 0.0, expected 0.001 to 1024"),
+        ({"workspace_gb": float("nan")}, "workspace_gb is nan, expected 0.001 to 1024"),
+        ({"workspace_gb": 1e30}, "workspace_gb is 1e\\+30, expected 0.001 to 1024"),
         ({"optimization_level": 6}, "optimization_level is 6, expected 0 to 5"),
         ({"candidates": 0}, "candidates is 0, expected 1 or more"),
         ({"dla": -1}, "dla is -1, expected the number of a core"),

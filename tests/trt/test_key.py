@@ -53,6 +53,12 @@ def test_a_container_that_hides_the_release_is_the_same_machine() -> None:
     assert key().differences(msgspec.structs.replace(ORIN, l4t="")) == []
 
 
+def test_a_container_that_hides_the_board_is_the_same_machine() -> None:
+    assert key().differences(msgspec.structs.replace(ORIN, device="Orin")) == []
+    (line,) = key().differences(msgspec.structs.replace(ORIN, device="Orin NX"))
+    assert "'Orin NX'" in line
+
+
 @pytest.mark.parametrize(
     ("version", "fits"),
     [("10.3.0.30", True), ("10.16.2.1", True), ("10.2.9.9", False), ("11.4.1.0", False)],

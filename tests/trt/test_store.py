@@ -121,8 +121,9 @@ def test_what_was_written_is_found_again_and_its_plans_are_the_same(
     assert store.root == bundle.path.with_name("linear.engines")
     assert store.variants(MACHINE) == ("fp32",)
     stored = store.require("fp32", MACHINE)
-    assert stored.plan("encoder.onnx").read_bytes() == plans["encoder"]
-    assert stored.plan(bundle.file("predictor.onnx")).read_bytes() == plans["predictor"]
+    assert stored.plan("encoder.onnx") == plans["encoder"]
+    assert stored.path("encoder.onnx").read_bytes() == plans["encoder"]
+    assert stored.plan(bundle.file("predictor.onnx")) == plans["predictor"]
     digests = "".join(plan.sha256 for plan in stored.record.plans.values())
     assert stored.digest == hashlib.sha256(digests.encode()).hexdigest()
     with pytest.raises(BundleError, match=r"no engine of other\.onnx, it holds those of encoder"):
@@ -249,6 +250,8 @@ def _set(*path: str) -> Callable[[Any], Edit]:
         (_set("variant")("int8"), "its record is of variant 'int8'"),
         (_set("key", "graphs")({}), "names plans of graphs that its key has no sha256 of"),
         (_set("key", "machine", "compute_capability")("high"), "is damaged or no engine record"),
+        (_set("key", "machine", "version")("9" * 5000), "is damaged or no engine record"),
+        (_set("key", "machine", "driver")("\x1b[31m"), "is damaged or no engine record"),
         (lambda record: record["plans"].pop("predictor.onnx"), "holds no plan of predictor.onnx"),
         (lambda record: record.pop("reason"), "is damaged or no engine record"),
     ],
@@ -262,11 +265,47 @@ def test_a_record_that_is_not_ours_is_refused(bundle: Bundle, edit: Edit, words:
     assert "jepa-edge build" in str(caught.value)
 
 
-@pytest.mark.parametrize("payload", [b"", b"[]", b"{", b"\xff\xfe", b"null"])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"[]", b"{", b"\xff\xfe", b"null", b'{"a":' + b"[" * 100_000, b'{"a": NaN}'],
+)
 def test_a_record_that_is_no_json_object_is_refused(bundle: Bundle, payload: bytes) -> None:
     (folder_of(bundle) / RECORD_NAME).write_bytes(payload)
     with pytest.raises(BundleError, match="is damaged or no engine record"):
         EngineStore(bundle).require("fp32", MACHINE)
+
+
+def test_a_pipe_or_a_giant_in_the_place_of_a_record_is_refused(bundle: Bundle) -> None:
+    path = folder_of(bundle) / RECORD_NAME
+    with path.open("ab") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(BundleError, match="no file of a record's size"):
+        EngineStore(bundle).require("fp32", MACHINE)
+    path.unlink()
+    os.mkfifo(path)
+    assert EngineStore(bundle).find("fp32", MACHINE) is None
+    with pytest.raises(BundleError, match="no file of a record's size"):
+        read_record(path)
+
+
+def test_a_build_that_was_killed_leaves_nothing_that_is_loaded(bundle: Bundle) -> None:
+    """Its folder holds engines too that missed the golden outputs."""
+    store = EngineStore(bundle)
+    machine = store.folder(MACHINE)
+    machine.rename(machine.with_name(f".{machine.name}.k1lled00"))
+    assert store.records() == store.records("fp32") == []
+    assert store.find("fp32", MACHINE) is None
+
+
+def test_the_bytes_that_were_verified_are_those_that_are_loaded(
+    bundle: Bundle, plans: dict[str, bytes]
+) -> None:
+    stored = EngineStore(bundle).require("fp32", MACHINE)
+    payload = stored.plan("encoder.onnx")
+    stored.path("encoder.onnx").write_bytes(plans["predictor"])
+    assert payload == plans["encoder"]
+    with pytest.raises(BundleError, match=r"encoder.plan (was altered|is damaged)"):
+        stored.plan("encoder.onnx")
 
 
 def test_a_record_that_is_a_link_is_refused(bundle: Bundle, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ cudaError_t run_until(std::uint64_t position) {
 std::uint64_t end_of(cudaStream_t stream) {
   const Queue& q = queue();
   for (std::size_t i = q.items.size(); i > 0; --i) {
-    if (q.items[i - 1].stream == stream || stream == nullptr) return q.first + i;
+    if (q.items[i - 1].stream == stream) return q.first + i;
   }
   return 0;
 }

@@ -53,10 +53,12 @@ std::vector<float> rolled(AcRollout& rollout, const Asked& asked, DeviceNoise* n
   actions.upload(asked.actions);
   const DeviceBuffer<float> latents(asked.candidates * asked.samples * asked.horizon *
                                     model().latent());
-  const Graph graph = Graph::capture(stream, [&] {
-    rollout.enqueue(asked.frames, actions.data(), asked.candidates, asked.horizon, asked.samples,
-                    noise, latents.data(), stream);
-  });
+  const auto enqueue = [&](DeviceNoise* added, std::size_t samples) {
+    rollout.enqueue(asked.frames, actions.data(), asked.candidates, asked.horizon, samples, added,
+                    latents.data(), stream);
+  };
+  enqueue(nullptr, 1);
+  const Graph graph = Graph::capture(stream, [&] { enqueue(noise, asked.samples); });
   REQUIRE(rollout.set_context(asked.context(), stream) == Status::kOk);
   graph.replay(stream);
   stream.wait();

@@ -159,10 +159,13 @@ class OnDevice {
         noise_(p.latent),
         actions_(p.actions.size()),
         latents_(p.candidates * p.samples * p.horizon * p.latent) {
-    graph_ = Graph::capture(stream_, [&] {
+    const auto enqueue = [&] {
       rollout_.enqueue(p.frames, actions_.data(), p.candidates, p.horizon, p.samples,
                        p.samples > 1 ? &noise_ : nullptr, latents_.data(), stream_);
-    });
+    };
+    enqueue();
+    graph_ = Graph::capture(stream_, enqueue);
+    stream_.wait();
   }
   std::vector<float> operator()(const Problem& p) {
     actions_.upload(p.actions);

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from jepa_edge.export.checkpoint import load_model, open_checkpoint
 from jepa_edge.export.data import drawn_windows
-from jepa_edge.export.exporter import export_bundle
+from jepa_edge.export.exporter import PREDICTOR_WEIGHTS, export_bundle
 from jepa_edge.export.families import families
 from jepa_edge.export.families.base import LoadedModel
 from jepa_edge.export.options import ExportOptions, ExportReport
@@ -27,7 +28,7 @@ from jepa_edge.world_model import WorldModel
 from .dino_wm_fixtures import tiny_dino_wm_checkpoint
 from .ijepa_fixtures import tiny_ijepa_checkpoint
 from .jepa_wm_fixtures import tiny_jepa_wm_checkpoint
-from .vjepa2_ac_fixtures import tiny_vjepa2_ac_checkpoint
+from .vjepa2_ac_fixtures import tensors, tiny_vjepa2_ac_checkpoint
 from .vjepa2_fixtures import TINY_SPEC, tiny_vjepa2_checkpoint
 
 BOUND = 1e-4
@@ -68,7 +69,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if request.param in SPECS:
         spec = path / "spec.json"
         spec.write_text(json.dumps(SPECS[request.param]))
-    options = ExportOptions(precisions=("fp16",), spec=spec)
+    options = ExportOptions(
+        precisions=("fp16",), spec=spec, gpu_predictor=request.param == "vjepa2_ac"
+    )
     report = export_bundle(checkpoint, path / "x.jepa", options)
     return Exported(
         report=report,
@@ -146,6 +149,29 @@ def test_what_was_measured_and_the_smaller_precision(exported: Exported) -> None
         error = exported.report.newest_tubelet_error
         assert error is not None
         assert 0.01 < error < 2.0
+
+
+def test_the_gpu_core_gets_the_weights_of_the_predictor_that_it_alone_computes(
+    exported: Exported,
+) -> None:
+    path = exported.model.bundle.path / PREDICTOR_WEIGHTS
+    assert path.exists() == (exported.torch.family == "vjepa2_ac")
+    if not path.exists():
+        return
+    assert PREDICTOR_WEIGHTS in exported.model.manifest.files  # sealed with the rest
+    with safe_open(path, framework="np") as file:
+        told = file.metadata()
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert told["format"] == "vjepa2-ac-predictor-1"
+    assert int(told["history"]) == exported.torch.history
+    original = tensors(prefix="")
+    for name, values in stored.items():
+        np.testing.assert_array_equal(values, original[f"predictor.{name}"].numpy())
+    assert {f"predictor.{name}" for name in stored} == {
+        name
+        for name in original
+        if name.startswith("predictor.") and "extrinsics_encoder" not in name
+    }
 
 
 def test_a_session_runs_on_it(exported: Exported) -> None:

@@ -133,8 +133,13 @@ def command(
         force=force,
     )
     opened, workshop = Bundle.open(bundle), this_machine()
-    with progress_bars() as progress:
-        report = build_engines(opened, options, workshop, progress)
+    try:
+        with progress_bars() as progress:
+            report = build_engines(opened, options, workshop, progress)
+    except OSError as error:
+        raise BundleError(
+            f"engines cannot be written ({error}); pass --out with a writable folder that has room"
+        ) from error
     if as_json:
         print_json(report)
     else:

@@ -55,7 +55,7 @@ def test_asked_for_by_name_they_are_refused_in_words(
 def test_inspect_replays_the_others(bundle: Path) -> None:
     from jepa_edge.cli.inspect import command
 
-    done = CliRunner().invoke(command, [str(bundle)])
+    done = CliRunner().invoke(command, [str(bundle), "--replay"])
     assert done.exit_code == 0, done.output
     told = {line.split()[0]: line for line in done.output.splitlines()[1:]}
     assert "for TensorRT only" in told["fp8"]

@@ -344,6 +344,13 @@ def test_the_command_line_tells_what_was_kept_and_why(
     assert caught.value.code == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"error: no engine of {linear_bundle} can be kept: fp16: golden")
+    with pytest.raises(SystemExit) as caught:
+        run("--out", "/proc/engines")  # where nobody can make a folder
+    assert caught.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: engines cannot be written (")
+    assert "/proc/engines" in line
+    assert "pass --out" in line
 
 
 def test_the_record_of_a_build_is_read_back_as_it_was_written(

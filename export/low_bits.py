@@ -35,10 +35,7 @@ Feeds = Mapping[str, NDArray[np.generic]]
 
 INT4_BLOCK = 32
 """Inputs per scale; TensorRT takes whole blocks only."""
-_WIDTHS = {
-    "int4": f" whose inputs are a multiple of {INT4_BLOCK}",
-    "nvfp4": " whose inputs are a multiple of 16",
-}
+_BLOCKS = {"fp8": 1, "int4": INT4_BLOCK, "nvfp4": 16}
 
 
 def make_low_bits(
@@ -57,26 +54,27 @@ def make_low_bits(
 
     Other arguments, and what is returned, as for `int8.make_int8`; layers that are not quantized
     compute in float16.
-    Raises MissingDependencyError without Model-Optimizer's environment, ExportError when it fails
-    or the budget cannot be met.
+    Raises MissingDependencyError without Model-Optimizer's environment, ExportError when it fails,
+    no layer can be quantized, or the budget cannot be met.
     """
+    layers = tuple(layer for layer in _layers(model, mode) if layer not in float_layers)
+    refusal = ExportError(
+        f"no layer of the {name} can be {mode}, which takes layers whose number of inputs is a "
+        f"multiple of {_BLOCKS[mode]}; leave {mode} out of --precision"
+    )
+    if not layers:
+        raise refusal
     expected = run_model(model, tuning, threads)
     # The exporter of NVFP4 packs the weights of a float16 graph; the other two are lowered after.
     source = to_fp16(model) if mode == "nvfp4" else model
     if mode == "fp8":
         source = center_gelus(source, calibration, threads)
     progress(f"quantizing the {name} to {mode}", 0, 1)
-    made = quantize_with_modelopt(
-        source, mode, calibration, _layers(source, mode), block=INT4_BLOCK
-    )
+    made = quantize_with_modelopt(source, mode, calibration, layers, block=INT4_BLOCK)
     progress(f"quantizing the {name} to {mode}", 1, 1)
     quantized = keep_float(made.model, source, float_layers)
     if not quantized_layers(quantized, source):
-        raise ExportError(
-            f"no layer of the {name} can be {mode}: it takes MatMul layers"
-            f"{_WIDTHS.get(mode, '')}; leave {mode} out "
-            "of --precision"
-        )
+        raise refusal
     all_db = sqnr_db(expected, run_simulated(quantized, tuning, threads))
     found = keep_sensitive_layers(
         quantized,
@@ -114,13 +112,13 @@ def make_low_bits(
 
 
 def _layers(model: Any, mode: str) -> tuple[str, ...]:
-    """Return the layers that can be quantized: with int4, those of whole blocks."""
-    if mode != "int4":
+    """Return the layers that can be quantized: those of whole blocks."""
+    if mode == "fp8":
         return layer_names(model)
     index = GraphIndex(model)
     stored = ((node.name, index.stored_weight(node)) for node in weighted_nodes(model))
     return tuple(
         name
         for name, weight in stored
-        if weight is not None and len(weight.dims) == 2 and weight.dims[0] % INT4_BLOCK == 0
+        if weight is not None and len(weight.dims) == 2 and weight.dims[0] % _BLOCKS[mode] == 0
     )

@@ -127,6 +127,9 @@ def quantize_with_modelopt(
     for node in quantized.graph.node:
         node.ClearField("doc_string")
         del node.metadata_props[:]
+    # Its own inference misreads I-JEPA's patches, and stores that shape with the outputs.
+    del quantized.graph.output[:]
+    quantized.graph.output.extend(model.graph.output)
     sort_nodes(quantized)
     prune(quantized)
     return Quantized(

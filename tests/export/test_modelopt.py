@@ -85,6 +85,30 @@ def test_a_predictor_in_few_bits_is_near_torch_and_counts_what_it_has(
     assert str(Path.home()) not in str(graph)
 
 
+@pytest.mark.parametrize(("mode", "block"), [("int4", 32), ("nvfp4", 16)])
+def test_a_graph_of_no_whole_block_is_refused_before_model_optimizer_is_asked(
+    mode: str, block: int
+) -> None:
+    weight = np.eye(24, dtype=np.float32)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "layer")],
+        "g",
+        [value("x", TensorProto.FLOAT, ["b", 24])],
+        [value("y", TensorProto.FLOAT, ["b", 24])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    feeds = {"x": np.ones((4, 24), np.float32)}
+    told = (
+        f"no layer of the predictor can be {mode}, which takes layers whose number of inputs is a "
+        f"multiple of {block}; leave {mode} out of --precision"
+    )
+    with pytest.raises(ExportError) as caught:
+        make_low_bits(model, feeds, feeds, 0.1, mode, name="predictor")
+    assert str(caught.value) == told
+
+
 @needs_modelopt
 def test_a_failure_of_the_worker_is_told_in_one_line(export_onnx: dict[str, Any]) -> None:
     wrong = {"history": np.zeros((8, 3, 1, 5), np.float32), "actions": np.zeros((8, 3, 4), "f4")}
@@ -169,12 +193,15 @@ def _nvfp4_round(values: NDArray[np.float32], whole: float) -> NDArray[np.float3
     return (coded * scale).reshape(values.shape).astype(np.float32)
 
 
-def test_nvfp4_is_simulated_number_for_number() -> None:
+@pytest.mark.parametrize("flat", [False, True], ids=["three axes", "four axes"])
+def test_nvfp4_is_simulated_number_for_number(flat: bool) -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(5, 3, 32)).astype(np.float16)
     x[0, 0] = 0.0  # a block of nothing
     x[1, 1, :6] = (0.25, 0.75, 1.25, 2.5, 3.5, 5.0)  # halves between E2M1's numbers
     x[1, 1, 6:16] = 6.0
+    if flat:
+        x = x[:, None]
     weight = rng.normal(size=(8, 32)).astype(np.float32)  # transposed: (out, in)
     whole_x, whole_w = np.float32(4.0 / 6 / 448), np.float32(np.abs(weight).max() / 6 / 448)
     blocks = weight.reshape(8, 2, 16)
@@ -187,18 +214,28 @@ def test_nvfp4_is_simulated_number_for_number() -> None:
         helper.make_node("DequantizeLinear", ["w4", "ws"], ["w"], **block),
         helper.make_node("Transpose", ["w"], ["wt"], perm=[1, 0]),
         helper.make_node(
-            "TRT_FP4DynamicQuantize", ["x", "x32"], ["x4", "x8"], "q", domain="trt", **block
+            "TRT_FP4DynamicQuantize",
+            ["rows" if flat else "x", "x32"],
+            ["x4", "x8"],
+            "q",
+            domain="trt",
+            **block,
         ),
         helper.make_node("DequantizeLinear", ["x8", "x32"], ["xs"]),
-        helper.make_node("DequantizeLinear", ["x4", "xs"], ["xd"], **block),
+        helper.make_node("DequantizeLinear", ["x4", "xs"], ["xr" if flat else "xd"], **block),
         helper.make_node("MatMul", ["xd", "wt"], ["y"], "layer"),
     ]
+    if flat:  # as for TensorRT, which quantizes two or three axes
+        nodes.insert(0, helper.make_node("Reshape", ["x", "columns"], ["rows"]))
+        nodes.insert(0, helper.make_node("Shape", ["x"], ["shape"]))
+        nodes.insert(-1, helper.make_node("Reshape", ["xr", "shape"], ["xd"]))
     stored = {"w4": packed, "w8": scales, "w32": whole_w, "x32": whole_x}
+    stored["columns"] = np.array([-1, 32])
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["b", 3, 32])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 3, 8])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["b", *x.shape[1:]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", *x.shape[1:-1], 8])],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in stored.items()],
     )
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid("trt", 1)]

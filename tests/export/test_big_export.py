@@ -19,7 +19,7 @@ from jepa_edge.export.big_export import BIG_BYTES, export_external, is_big, weig
 from jepa_edge.export.big_variants import write_big_variants
 from jepa_edge.export.families.base import GraphModule
 from jepa_edge.export.onnx_export import export_graph, external_data
-from jepa_edge.export.options import Precision
+from jepa_edge.export.options import CALIBRATED, Precision
 from jepa_edge.metrics import sqnr_db
 
 DIM = 64
@@ -57,7 +57,7 @@ def graph() -> GraphModule:
     )
 
 
-KINDS = [kind for kind in Precision if kind is not Precision.INT8]
+KINDS = [kind for kind in Precision if kind not in CALIBRATED]
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jepa_edge.backends import PROVIDERS
 from jepa_edge.bundle import Bundle
 from jepa_edge.errors import InputError
 from jepa_edge.keys import key_id, load_public_key
+from jepa_edge.nodes.parameters import Parameter
+
+PROVIDER = Parameter(
+    name="provider",
+    default="auto",
+    choices=PROVIDERS,
+    description="What computes: auto takes a TensorRT engine of `jepa-edge build` that fits "
+    "this machine, else cpu; cpu, cuda and tensorrt-ep are ONNX Runtime's; tensorrt is such an "
+    "engine, or an error.",
+)
+ENGINES = Parameter(
+    name="engines",
+    default="",
+    description="Folder of those engines; empty for NAME.engines beside the bundle.",
+)
 
 
 def open_bundle(bundle: str, require_signature: str) -> tuple[Bundle, str]:

@@ -9,12 +9,12 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_edge.backends import PROVIDERS
 from jepa_edge.engine import CUDA_PRECISIONS, PRECISIONS
 from jepa_edge.errors import InputError
 from jepa_edge.image_fit import FITS, MODEL_FIT
 from jepa_edge.latent_variable import LatentVariable
 from jepa_edge.monitor import Monitor
+from jepa_edge.nodes.bundle_loading import ENGINES, PROVIDER
 from jepa_edge.nodes.parameters import Parameter, Value
 from jepa_edge.nodes.qos import PROFILES
 from jepa_edge.planner import Planner
@@ -36,19 +36,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         name="variant", default=AUTO, description="Variant of the bundle, auto: the fastest."
     ),
-    Parameter(
-        name="provider",
-        default="auto",
-        choices=PROVIDERS,
-        description="What computes: auto takes a TensorRT engine of `jepa-edge build` that fits "
-        "this machine, else cpu; cpu, cuda and tensorrt-ep are ONNX Runtime's; tensorrt is such an "
-        "engine, or an error.",
-    ),
-    Parameter(
-        name="engines",
-        default="",
-        description="Folder of those engines; empty for NAME.engines beside the bundle.",
-    ),
+    PROVIDER,
+    ENGINES,
     Parameter(name="threads", default=1, description="Threads of the model.", low=1, high=256),
     Parameter(
         name="require_signature",

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jepa_edge.backends import PROVIDERS
 from jepa_edge.change_gate import KEEPALIVE_S
 from jepa_edge.errors import InputError
 from jepa_edge.flags import Level
 from jepa_edge.image_fit import FITS, MODEL_FIT
+from jepa_edge.nodes.bundle_loading import ENGINES, PROVIDER
 from jepa_edge.nodes.fields import ACTION_TYPES, ARRAY, STATE_TYPES
 from jepa_edge.nodes.inputs import InputOptions
 from jepa_edge.nodes.parameters import Parameter, Value
@@ -28,19 +28,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         default="auto",
         description="Variant to run; auto takes the fastest that is calibrated.",
     ),
-    Parameter(
-        name="provider",
-        default="auto",
-        choices=PROVIDERS,
-        description="What computes: auto takes a TensorRT engine of `jepa-edge build` that fits "
-        "this machine, else cpu; cpu, cuda and tensorrt-ep are ONNX Runtime's; tensorrt is such an "
-        "engine, or an error.",
-    ),
-    Parameter(
-        name="engines",
-        default="",
-        description="Folder of those engines; empty for NAME.engines beside the bundle.",
-    ),
+    PROVIDER,
+    ENGINES,
     Parameter(
         name="threads", default=1, low=1, high=256, description="Threads of the inference runtime."
     ),

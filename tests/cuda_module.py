@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -16,10 +13,10 @@ import pytest
 
 import jepa_edge
 
+from .native_tools import run, tool
+
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "cuda_emulated"
-TOOLS_REQUIRED = bool(os.environ.get("JEPA_EDGE_REQUIRE_TOOLS"))
-SEARCH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def use_emulated(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -33,7 +30,7 @@ def use_emulated(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @cache
 def emulated() -> ModuleType:
     """Build the module if it is older than its sources, and import it under its own name."""
-    cmake, ninja = _tool("cmake"), _tool("ninja")
+    cmake, ninja = tool("cmake"), tool("ninja")
     options = (
         "-DJEPA_EDGE_CUDA_EMULATE=ON",
         "-DJEPA_EDGE_PYTHON=ON",
@@ -41,8 +38,8 @@ def emulated() -> ModuleType:
         f"-DCMAKE_MAKE_PROGRAM={ninja}",
         f"-Dpybind11_DIR={_pybind11()}",
     )
-    _run(cmake, "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *options)
-    _run(cmake, "--build", str(BUILD), "--target", "_cuda")
+    run(cmake, "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *options)
+    run(cmake, "--build", str(BUILD), "--target", "_cuda")
     (found,) = BUILD.glob("_cuda.*.so")
     spec = importlib.util.spec_from_file_location("jepa_edge._cuda", found)
     assert spec is not None
@@ -53,23 +50,4 @@ def emulated() -> ModuleType:
 
 
 def _pybind11() -> str:
-    return _run(sys.executable, "-m", "pybind11", "--cmakedir").strip()
-
-
-def _tool(name: str) -> str:
-    found = shutil.which(name, path=SEARCH)
-    if found is None:
-        message = f"{name} is missing; run .ci/apt, which names the packages to install"
-        if TOOLS_REQUIRED:
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
-
-
-def _run(*command: str) -> str:
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    if done.returncode != 0:
-        pytest.fail(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout[-8000:]}")
-    return done.stdout
+    return run(sys.executable, "-m", "pybind11", "--cmakedir").strip()

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,11 +14,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from .native_tools import TOOLS_REQUIRED, run, tool
+
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "csrc"
-# In CI a missing tool is a failure: .ci/run.
-TOOLS_REQUIRED = bool(os.environ.get("JEPA_EDGE_REQUIRE_TOOLS"))
-SEARCH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 SANITIZED = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1 -D_GLIBCXX_ASSERTIONS")
 
@@ -63,43 +60,21 @@ FLAVOURS = {
 }
 
 
-def _tool(name: str) -> str:
-    """Return where a program is; without it skip the test, or fail it in CI."""
-    name = os.environ.get("CXX", name) if name == "c++" else name
-    found = shutil.which(name, path=SEARCH)
-    if found is None:
-        message = f"{name} is missing; run .ci/apt, which names the packages to install"
-        if TOOLS_REQUIRED:
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
-
-
-def _run(*command: str | Path, env: dict[str, str] | None = None) -> str:
-    """Run a command and return its output, stderr included; fail the test with it on an error."""
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False
-    )
-    if done.returncode != 0:
-        pytest.fail(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout[-8000:]}")
-    return done.stdout
-
-
 @cache
 def _configure_and_build(name: str) -> Path:
     folder = BUILD / name
-    options = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}", "-DJEPA_EDGE_TESTS=ON")
-    _run(_tool("cmake"), "-S", ROOT, "-B", folder, *options, *FLAVOURS[name].options)
-    _run(_tool("cmake"), "--build", folder, "--target", FLAVOURS[name].target)
+    options = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-DJEPA_EDGE_TESTS=ON")
+    run(tool("cmake"), "-S", ROOT, "-B", folder, *options, *FLAVOURS[name].options)
+    run(tool("cmake"), "--build", folder, "--target", FLAVOURS[name].target)
     return folder
 
 
 def _build(name: str) -> Path:
     """Return the folder of a finished build; each is made once per session."""
-    for tool in FLAVOURS[name].tools:
-        _tool(tool)
+    for needed in FLAVOURS[name].tools:
+        tool(needed)
     probe = subprocess.run(
-        [_tool("c++"), "-E", "-x", "c++", "-"],
+        [tool("c++"), "-E", "-x", "c++", "-"],
         input="#include <doctest/doctest.h>\n",
         capture_output=True,
         text=True,
@@ -139,7 +114,7 @@ def _run_tests(
     *runner: str,
     program: str = "csrc/tests/jepa_edge_tests",
 ) -> None:
-    output = _run(*runner, folder / program, env=environment)
+    output = run(*runner, folder / program, env=environment)
     assert "Status: SUCCESS" in output
     assert "is not set" not in output
 
@@ -163,19 +138,19 @@ def test_the_core_has_no_data_race(environment: dict[str, str]) -> None:
         [program, "--list-test-cases"], capture_output=True, text=True, check=False
     )
     clash = "unexpected memory mapping" in probe.stdout + probe.stderr
-    fixed = (_tool("setarch"), platform.machine(), "-R") if clash else ()
+    fixed = (tool("setarch"), platform.machine(), "-R") if clash else ()
     _run_tests(_build("thread"), environment, *fixed)
 
 
 # Without dot products, with them but without bfloat16 (as Jetson's Cortex-A78AE), with everything.
 @pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a76", "max"])
 def test_the_core_passes_its_tests_on_aarch64(cpu: str, environment: dict[str, str]) -> None:
-    _run_tests(_build("aarch64"), environment, _tool("qemu-aarch64"), "-cpu", cpu)
+    _run_tests(_build("aarch64"), environment, tool("qemu-aarch64"), "-cpu", cpu)
 
 
 @pytest.mark.skipif(not X86, reason="emulates an x86-64 processor on itself")
 def test_the_core_passes_its_tests_without_vector_extensions(environment: dict[str, str]) -> None:
-    _run_tests(_build("release"), environment, _tool("qemu-x86_64"), "-cpu", "Nehalem")
+    _run_tests(_build("release"), environment, tool("qemu-x86_64"), "-cpu", "Nehalem")
 
 
 @pytest.mark.parametrize("name", ["release", "aarch64"])
@@ -186,17 +161,17 @@ def test_no_kernel_lends_its_instructions_to_others(name: str) -> None:
     objects = [path for path in sorted(kernels.glob("*.o")) if path.name != "dispatch.cpp.o"]
     assert len(objects) >= 4
     for path in objects:
-        symbols = _run(_tool("nm"), "--demangle", "--defined-only", path).splitlines()
+        symbols = run(tool("nm"), "--demangle", "--defined-only", path).splitlines()
         shared = [line[19:] for line in symbols if line[17] == "W"]
         assert not shared, f"{path.name} defines inline functions that others may link: {shared}"
 
 
 def test_a_cpp_project_can_use_the_installed_library(tmp_path: Path) -> None:
-    cmake = _tool("cmake")
-    _run(cmake, "--install", _build("release"), "--prefix", tmp_path / "prefix")
-    generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}")
+    cmake = tool("cmake")
+    run(cmake, "--install", _build("release"), "--prefix", tmp_path / "prefix")
+    generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}")
     where = f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}"
     consumer = ROOT / "csrc/tests/consumer"
-    _run(cmake, "-S", consumer, "-B", tmp_path / "build", *generator, where)
-    _run(cmake, "--build", tmp_path / "build")
-    _run(tmp_path / "build/consumer")
+    run(cmake, "-S", consumer, "-B", tmp_path / "build", *generator, where)
+    run(cmake, "--build", tmp_path / "build")
+    run(tmp_path / "build/consumer")
